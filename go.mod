@@ -1,0 +1,3 @@
+module github.com/redbouncer/redbouncer
+
+go 1.26.0

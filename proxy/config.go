@@ -1,0 +1,179 @@
+package proxy
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex"
+)
+
+// Config is everything a Server needs to know. Every field has the name of its setting; where Redis has a
+// setting of that meaning, it is Redis's own name. The zero value of a field means its default, unless the
+// field says otherwise.
+type Config struct {
+	// Listen holds the addresses to accept clients at: "host:port", "[::]:port" or "unix:/path".
+	// Default 127.0.0.1:6380.
+	Listen []string
+	// Upstream is the Redis or Valkey to stand in front of, as multiplex.ParseUpstream reads it. Required.
+	Upstream *multiplex.Upstream
+
+	// MaxClients is how many clients may be connected at once. Default 10000, as in Redis.
+	MaxClients int
+	// PoolSize bounds the upstream connections, all kinds together. Default 16.
+	PoolSize int
+	// Loops is the number of event loops. Default: see DefaultLoops.
+	Loops int
+
+	// TCPKeepAlive is the time after which an idle TCP connection is probed. Default 300 s, as in Redis;
+	// negative switches probing off.
+	TCPKeepAlive time.Duration
+	// TCPBacklog is the length of the listen queue. Default 511, as in Redis.
+	TCPBacklog int
+
+	// PoolTimeout is how long a session waits for an upstream connection of its own. Zero means that it does
+	// not wait at all. The settings' default is 5 s.
+	PoolTimeout time.Duration
+	// UpstreamTimeout is how long a command that has not been sent yet waits for an upstream that is gone.
+	// Zero means that it does not wait. The settings' default is 5 s.
+	UpstreamTimeout time.Duration
+	// ShutdownTimeout bounds the time between the order to stop and the end. Default 10 s, as in Redis.
+	ShutdownTimeout time.Duration
+
+	// ProtoMaxBulkLen is the largest argument a client may send, in bytes. Default 512 MB, as in Redis. It
+	// must not exceed what the upstream accepts: Redis would close the connection that clients share.
+	ProtoMaxBulkLen int64
+	// ClientQueryBufferLimit bounds the bytes of one client that wait to be forwarded. Default 1 GB, as in
+	// Redis. A client above it is closed.
+	ClientQueryBufferLimit int64
+	// ClientOutputBufferLimit bounds the replies that one client has not read yet, in bytes. Default 1 GB
+	// (Redis has no bound here; the proxy serves everybody from one memory). A client above it is closed.
+	ClientOutputBufferLimit int64
+
+	// LogInterval is how often the same source's refusals are logged again. Default 10 s.
+	LogInterval time.Duration
+	// Log receives the events. Default slog.Default().
+	Log *slog.Logger
+	// Version is shown in the log. Default "dev".
+	Version string
+}
+
+// Defaults of Config that other packages show to the user.
+const (
+	DefaultListen                  = "127.0.0.1:6380"
+	DefaultMaxClients              = 10000
+	DefaultPoolSize                = 16
+	DefaultTCPKeepAlive            = 300 * time.Second
+	DefaultTCPBacklog              = 511
+	DefaultPoolTimeout             = 5 * time.Second
+	DefaultUpstreamTimeout         = 5 * time.Second
+	DefaultShutdownTimeout         = 10 * time.Second
+	DefaultProtoMaxBulkLen         = 512 << 20
+	DefaultClientQueryBufferLimit  = 1 << 30
+	DefaultClientOutputBufferLimit = 1 << 30
+	defaultLogInterval             = 10 * time.Second
+)
+
+// ConfigError names a setting, the value it was given, and what it would accept.
+type ConfigError struct {
+	Setting string // as the flag and the file key are spelled, without dashes in front
+	Value   string
+	Want    string
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("%s: %q is not usable: %s", e.Setting, e.Value, e.Want)
+}
+
+// withDefaults returns the configuration with every zero field that has a default filled in.
+func (c Config) withDefaults() Config {
+	if len(c.Listen) == 0 {
+		c.Listen = []string{DefaultListen}
+	}
+	def(&c.MaxClients, DefaultMaxClients)
+	def(&c.PoolSize, DefaultPoolSize)
+	def(&c.Loops, DefaultLoops())
+	def(&c.TCPKeepAlive, DefaultTCPKeepAlive)
+	def(&c.TCPBacklog, DefaultTCPBacklog)
+	def(&c.ShutdownTimeout, DefaultShutdownTimeout)
+	def(&c.ProtoMaxBulkLen, DefaultProtoMaxBulkLen)
+	def(&c.ClientQueryBufferLimit, DefaultClientQueryBufferLimit)
+	def(&c.ClientOutputBufferLimit, DefaultClientOutputBufferLimit)
+	def(&c.LogInterval, defaultLogInterval)
+	def(&c.Version, "dev")
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Validate reports the first setting whose value cannot be used, as a *ConfigError. Zero fields stand for
+// their defaults and are valid; Upstream alone is required.
+func (c Config) Validate() error {
+	for _, addr := range c.Listen {
+		if err := validListen(addr); err != nil {
+			return err
+		}
+	}
+	if c.Upstream == nil {
+		return &ConfigError{"upstream", "", "give the URL of a Redis or Valkey (redis://host:6379), or the word " +
+			"embedded for an in-memory server to try things out with"}
+	}
+	for _, n := range []struct {
+		setting  string
+		value    int64
+		min, max int64
+	}{
+		{"maxclients", int64(c.MaxClients), 0, 1 << 24},
+		{"pool-size", int64(c.PoolSize), 0, 1 << 16},
+		{"loops", int64(c.Loops), 0, 1 << 10},
+		{"tcp-backlog", int64(c.TCPBacklog), 0, 1 << 16},
+		{"proto-max-bulk-len", c.ProtoMaxBulkLen, 0, 1 << 31},
+		{"client-query-buffer-limit", c.ClientQueryBufferLimit, 0, 1 << 31},
+		{"client-output-buffer-limit", c.ClientOutputBufferLimit, 0, 1 << 40},
+	} {
+		if n.value < n.min || n.value > n.max {
+			return &ConfigError{n.setting, fmt.Sprint(n.value), fmt.Sprintf("want 1 to %d", n.max)}
+		}
+	}
+	for _, d := range []struct {
+		setting string
+		value   time.Duration
+	}{
+		{"pool-timeout", c.PoolTimeout},
+		{"upstream-timeout", c.UpstreamTimeout},
+		{"shutdown-timeout", c.ShutdownTimeout},
+	} {
+		if d.value < 0 || d.value > 24*time.Hour {
+			return &ConfigError{d.setting, d.value.String(), "want a duration from 0s to 24h"}
+		}
+	}
+	return nil
+}
+
+// validListen reports whether addr has one of the forms of Config.Listen. It opens nothing.
+func validListen(addr string) error {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		if path == "" {
+			return &ConfigError{"listen", addr, "want a path after unix:"}
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "" {
+		return &ConfigError{"listen", addr, "want host:port, [::]:port or unix:/path"}
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return &ConfigError{"listen", addr, "want a port from 0 to 65535"}
+	}
+	return nil
+}
