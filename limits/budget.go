@@ -1,0 +1,210 @@
+package limits
+
+import "sync"
+
+// Kind is what an upstream connection is for.
+type Kind uint8
+
+const (
+	// Lane is a connection that many sessions share.
+	Lane Kind = iota
+	// Pin is a connection lent to one session.
+	Pin
+	// Control is a connection that carries no client's data: it checks credentials.
+	Control
+	kinds
+)
+
+func (k Kind) String() string { return [...]string{"lane", "pin", "control"}[k] }
+
+// Budget bounds the upstream connections of the whole process. Nobody opens one without a grant, and whoever has
+// one gives it back with Release once the connection has been closed.
+//
+// A slot is kept for the control connection (from a size of 3 on), and as many for lanes as there are loops, so
+// that pins, which may be held for ever, cannot stop the traffic that shares. Within that, requests are
+// granted in the order in which they came; one that only its kind's share holds back does not hold up the others.
+type Budget struct {
+	// Static after construction.
+	size    int
+	control int // slots kept for Control
+	pins    int // how many may be pins
+	nudge   func()
+
+	// mu guards the following fields. It is not held while a grant is delivered.
+	mu   sync.Mutex
+	open [kinds]int
+	wait [kinds][]*Request
+	seq  uint64
+}
+
+// Request is a place in the queue for an upstream connection.
+type Request struct {
+	kind  Kind
+	seq   uint64
+	grant func()
+}
+
+// NewBudget returns a budget of size connections, of which at least lanes are never lent as pins (as far as there
+// are enough). Nudge is called, from any goroutine, when somebody waits for a connection that a lane or an idle
+// connection could make room for; nil: nothing is called.
+func NewBudget(size, lanes int, nudge func()) *Budget {
+	b := &Budget{size: size, nudge: nudge}
+	if size >= 3 {
+		b.control = 1
+	}
+	b.pins = max(1, size-b.control-max(lanes, 1))
+	return b
+}
+
+// MaxLanes returns how many loops of one lane each a budget of size can serve with room for a pin.
+func MaxLanes(size int) int {
+	if size >= 3 {
+		return max(1, size-2)
+	}
+	return 1
+}
+
+// Size returns the bound.
+func (b *Budget) Size() int { return b.size }
+
+// Open returns how many connections of a kind have been granted and not been given back.
+func (b *Budget) Open(k Kind) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.open[k]
+}
+
+// Waiting returns how many requests of a kind wait.
+func (b *Budget) Waiting(k Kind) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.wait[k])
+}
+
+// TryAcquire grants a connection if there is one and nobody has been waiting for it longer.
+func (b *Budget) TryAcquire(k Kind) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.wait[k]) > 0 || !b.room(k) {
+		return false
+	}
+	b.open[k]++
+	return true
+}
+
+// Acquire asks for a connection. It returns nil when it was granted at once. Otherwise the request waits, and
+// grant is called once, by whoever makes room; it must not block.
+func (b *Budget) Acquire(k Kind, grant func()) *Request {
+	b.mu.Lock()
+	if len(b.wait[k]) == 0 && b.room(k) {
+		b.open[k]++
+		b.mu.Unlock()
+		return nil
+	}
+	b.seq++
+	r := &Request{kind: k, seq: b.seq, grant: grant}
+	b.wait[k] = append(b.wait[k], r)
+	pressed := b.pressed()
+	b.mu.Unlock()
+	if pressed && b.nudge != nil {
+		b.nudge()
+	}
+	return r
+}
+
+// Cancel takes a request out of the queue. It reports false if the request has been granted already: then grant
+// has been or is being called, and the connection must be given back.
+func (b *Budget) Cancel(r *Request) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, w := range b.wait[r.kind] {
+		if w == r {
+			b.wait[r.kind] = append(b.wait[r.kind][:i], b.wait[r.kind][i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// Release gives a connection back, once it has been closed, and grants what can be granted now.
+func (b *Budget) Release(k Kind) {
+	b.mu.Lock()
+	if b.open[k] == 0 {
+		panic("bug: an upstream connection was given back twice")
+	}
+	b.open[k]--
+	b.grantAll()
+}
+
+// Convert makes a connection of one kind count as one of another. It reports false, and changes nothing, if that
+// kind has its share already.
+func (b *Budget) Convert(from, to Kind) bool {
+	b.mu.Lock()
+	b.open[from]--
+	if !b.room(to) {
+		b.open[from]++
+		b.mu.Unlock()
+		return false
+	}
+	b.open[to]++
+	b.grantAll()
+	return true
+}
+
+// grantAll grants all that can be granted. It is called with mu held, and gives it up.
+func (b *Budget) grantAll() {
+	var granted []*Request
+	for {
+		r := b.next()
+		if r == nil {
+			break
+		}
+		b.wait[r.kind] = b.wait[r.kind][1:]
+		b.open[r.kind]++
+		granted = append(granted, r)
+	}
+	pressed := b.pressed()
+	b.mu.Unlock()
+	for _, r := range granted {
+		r.grant()
+	}
+	if pressed && b.nudge != nil {
+		b.nudge()
+	}
+}
+
+// next returns the oldest request that there is room for.
+func (b *Budget) next() *Request {
+	var oldest *Request
+	for k := range kinds {
+		if len(b.wait[k]) > 0 && b.room(k) && (oldest == nil || b.wait[k][0].seq < oldest.seq) {
+			oldest = b.wait[k][0]
+		}
+	}
+	return oldest
+}
+
+// room reports whether one more connection of a kind may be opened.
+func (b *Budget) room(k Kind) bool {
+	data := b.open[Lane] + b.open[Pin]
+	switch k {
+	case Control:
+		return data+b.open[Control] < b.size
+	case Pin:
+		if b.open[Pin] >= b.pins {
+			return false
+		}
+	}
+	return data+max(b.open[Control], b.control) < b.size
+}
+
+// Pressed reports whether somebody waits for a connection that a lane could make room for.
+func (b *Budget) Pressed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pressed()
+}
+
+func (b *Budget) pressed() bool {
+	return len(b.wait[Lane]) > 0 || len(b.wait[Control]) > 0 || len(b.wait[Pin]) > 0 && b.open[Pin] < b.pins
+}

@@ -1,0 +1,178 @@
+package eventloop
+
+import (
+	"errors"
+	"net"
+)
+
+// Handler is told what happens to a Conn. All calls come from the loop; a handler may call any method of the
+// Conn, Close included, and is not called any more once it has closed it.
+type Handler interface {
+	// Data delivers what the peer sent. b is valid during the call only, unless it lies in the buffer of
+	// ReadInto.
+	Data(b []byte)
+	// EOF says that the peer will send nothing more. Writing may still be possible.
+	EOF()
+	// HungUp says that the peer of a connection whose reading is paused has closed its side, or all of it. What it
+	// sent before is still to be read.
+	HungUp()
+	// Writable says that there is room again, after Write took less than it was given.
+	Writable()
+	// Failed says that the connection broke. It has been closed.
+	Failed(err error)
+}
+
+// Conn is a connection on a loop. It belongs to that loop.
+type Conn struct {
+	loop   *Loop
+	h      Handler
+	stream *stream // nil for a socket that the loop reads itself
+
+	fd       int32
+	gen      int32 // tells this Conn's events from those of an earlier one with the same descriptor
+	interest uint32
+	late     bool
+	paused   bool
+	eof      bool
+	closed   bool
+
+	into []byte
+}
+
+// Incoming is a connection that has been accepted and belongs to no loop yet. Whoever receives it passes it to
+// Attach, on any loop, or closes it.
+type Incoming struct {
+	nc     net.Conn // nil for a plain socket
+	fd     int
+	tcp    bool // fd is a TCP socket
+	remote string
+}
+
+// Remote returns the peer's address as Redis shows it: "ip:port", or the path of a unix socket with ":0".
+func (in Incoming) Remote() string { return in.remote }
+
+// Accepted makes an Incoming of a connection that was accepted elsewhere.
+func Accepted(nc net.Conn) Incoming {
+	return Incoming{nc: nc, fd: -1, remote: redisAddr(nc.RemoteAddr(), nc.LocalAddr())}
+}
+
+// redisAddr formats a client's address as CLIENT LIST does.
+func redisAddr(remote, local net.Addr) string {
+	if local.Network() == "unix" {
+		return local.String() + ":0"
+	}
+	return remote.String()
+}
+
+// Attach puts an accepted connection on the loop and takes ownership of it.
+func (l *Loop) Attach(in Incoming, h Handler) (*Conn, error) {
+	if in.nc != nil {
+		return l.Adopt(in.nc, h, false)
+	}
+	return l.attachFD(in.fd, h, false)
+}
+
+// Adopt puts a connection on the loop and takes ownership of it; on an error, nc has been closed. Late
+// connections are read after the others of a turn.
+func (l *Loop) Adopt(nc net.Conn, h Handler, late bool) (*Conn, error) {
+	if l.poller != nil {
+		if fd, ok := takeFD(nc); ok {
+			return l.attachFD(fd, h, late)
+		}
+	}
+	return l.attachStream(nc, h, late), nil
+}
+
+// errClosed is returned by Write on a connection that has been closed.
+var errClosed = errors.New("connection is closed")
+
+// SetHandler hands the connection's events to another handler from now on.
+func (c *Conn) SetHandler(h Handler) { c.h = h }
+
+// Closed reports whether the connection has been closed, by its owner or because it broke.
+func (c *Conn) Closed() bool { return c.closed }
+
+// ReadInto has the next reads land in buf, front first, instead of in the loop's own buffer: for large values,
+// which are not copied then. Data is called with the part of buf that each read filled. Nil ends it.
+func (c *Conn) ReadInto(buf []byte) { c.into = buf }
+
+// Write writes as much of b as can be written without waiting and returns how much that was. If it was less than
+// all of it, Writable will be called. An error is final; the caller closes.
+func (c *Conn) Write(b []byte) (int, error) {
+	switch {
+	case c.closed:
+		return 0, errClosed
+	case c.stream != nil:
+		return c.stream.write(b)
+	}
+	return c.writeFD(b)
+}
+
+// PauseRead has the peer's bytes wait in the kernel. HungUp is called if the peer hangs up meanwhile.
+func (c *Conn) PauseRead() { c.setPaused(true) }
+
+// ResumeRead ends PauseRead.
+func (c *Conn) ResumeRead() { c.setPaused(false) }
+
+func (c *Conn) setPaused(paused bool) {
+	if c.closed || c.paused == paused {
+		return
+	}
+	c.paused = paused
+	if c.stream != nil {
+		c.stream.setPaused(paused)
+		return
+	}
+	c.updateInterest()
+}
+
+// Paused reports whether reading is paused.
+func (c *Conn) Paused() bool { return c.paused }
+
+// CloseWrite tells the peer that nothing more will come, after what has been written.
+func (c *Conn) CloseWrite() {
+	switch {
+	case c.closed:
+	case c.stream != nil:
+		c.stream.closeWrite()
+	default:
+		c.closeWriteFD()
+	}
+}
+
+// Close closes the connection. What has been written is still delivered as far as the kernel can. It may be
+// called more than once.
+func (c *Conn) Close() {
+	if c.closed {
+		return
+	}
+	c.closed, c.into = true, nil
+	if c.stream != nil {
+		c.stream.close()
+		return
+	}
+	c.closeFD()
+}
+
+// LocalAddr returns the address that the peer connected to, in Redis's form.
+func (c *Conn) LocalAddr() string {
+	if c.closed {
+		return ""
+	}
+	if c.stream != nil {
+		return redisAddr(c.stream.nc.LocalAddr(), c.stream.nc.LocalAddr())
+	}
+	return c.localAddrFD()
+}
+
+// FD returns the connection's descriptor, or -1 where there is none to speak of.
+func (c *Conn) FD() int { return int(c.fd) }
+
+// fail closes the connection and tells its handler why.
+func (c *Conn) fail(err error) {
+	if c.closed {
+		return
+	}
+	c.Close()
+	c.h.Failed(err)
+}

@@ -1,0 +1,414 @@
+package eventloop
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// poller is a loop's epoll instance.
+type poller struct {
+	// Static after construction.
+	epoll   int
+	eventFD int
+
+	// Owned by the loop.
+	events []unix.EpollEvent
+	conns  []*Conn // by descriptor
+	accept map[int]*listener
+	gen    int32
+}
+
+// event is what epoll said of a connection.
+type event struct {
+	c     *Conn
+	flags uint32
+}
+
+const (
+	gone     = unix.EPOLLERR | unix.EPOLLHUP
+	readable = unix.EPOLLIN | unix.EPOLLRDHUP | gone
+)
+
+func newPoller() (*poller, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(ep)
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	p := &poller{epoll: ep, eventFD: ev, events: make([]unix.EpollEvent, 1024), accept: map[int]*listener{}}
+	if err := p.control(unix.EPOLL_CTL_ADD, ev, unix.EPOLLIN, 0); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *poller) close() {
+	_ = unix.Close(p.epoll)
+	_ = unix.Close(p.eventFD)
+}
+
+func (p *poller) control(op, fd int, flags uint32, gen int32) error {
+	ev := unix.EpollEvent{Events: flags, Fd: int32(fd), Pad: gen}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epoll, op, fd, &ev))
+}
+
+func (p *poller) wake() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(p.eventFD, one[:]) // fails when it is awake as can be
+}
+
+// turn waits for events and delivers those of connections that are not late.
+func (p *poller) turn(l *Loop) {
+	n := p.wait(l)
+	l.now = time.Now()
+	for i := range n {
+		ev := p.events[i]
+		fd := int(ev.Fd)
+		if fd >= len(p.conns) || p.conns[fd] == nil {
+			p.other(fd)
+			continue
+		}
+		c := p.conns[fd]
+		switch {
+		case c.gen != ev.Pad: // closed in this turn, and its number has been given out again
+		case c.late:
+			l.late = append(l.late, event{c, ev.Events})
+		default:
+			event{c, ev.Events}.deliver()
+		}
+	}
+}
+
+// wait returns the number of events. It looks first without telling the scheduler, which is cheaper, and only
+// when there is nothing goes to sleep through it.
+func (p *poller) wait(l *Loop) int {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.epoll),
+		uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), 0, 0, 0)
+	if errno == 0 && n > 0 {
+		return int(n)
+	}
+	ms := -1
+	if d := l.timeout(); d >= 0 {
+		ms = int((d + time.Millisecond - 1) / time.Millisecond)
+	}
+	if ms == 0 {
+		return 0
+	}
+	k, err := unix.EpollWait(p.epoll, p.events, ms)
+	if err != nil {
+		return 0 // interrupted
+	}
+	return k
+}
+
+// other handles a descriptor that is no connection: the mailbox's or a listener's.
+func (p *poller) other(fd int) {
+	if fd == p.eventFD {
+		var buf [8]byte
+		_, _ = unix.Read(fd, buf[:])
+		return
+	}
+	if ln := p.accept[fd]; ln != nil {
+		ln.acceptAll()
+	}
+}
+
+// deliver tells a connection's handler what happened.
+func (ev event) deliver() {
+	c := ev.c
+	if ev.flags&unix.EPOLLOUT != 0 && !c.closed {
+		c.interest &^= unix.EPOLLOUT
+		c.control(unix.EPOLL_CTL_MOD)
+		c.h.Writable()
+	}
+	if ev.flags&readable == 0 || c.closed {
+		return
+	}
+	switch {
+	case !c.paused && !c.eof:
+		c.readFD()
+	case ev.flags&gone != 0:
+		c.fail(unix.ECONNRESET)
+	case c.paused && ev.flags&unix.EPOLLRDHUP != 0 && c.interest&unix.EPOLLRDHUP != 0:
+		c.interest &^= unix.EPOLLRDHUP // once is enough
+		c.control(unix.EPOLL_CTL_MOD)
+		c.h.HungUp()
+	}
+}
+
+func (l *Loop) attachFD(fd int, h Handler, late bool) (*Conn, error) {
+	p := l.poller
+	for fd >= len(p.conns) {
+		p.conns = append(p.conns, make([]*Conn, max(64, len(p.conns)))...)
+	}
+	p.gen++
+	c := &Conn{loop: l, h: h, fd: int32(fd), gen: p.gen, late: late, interest: unix.EPOLLIN | unix.EPOLLRDHUP}
+	if err := p.control(unix.EPOLL_CTL_ADD, fd, c.interest, c.gen); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	p.conns[fd] = c
+	return c, nil
+}
+
+func (c *Conn) control(op int) {
+	_ = c.loop.poller.control(op, int(c.fd), c.interest, c.gen) // fails on a closed descriptor only: a bug of ours
+}
+
+// updateInterest tells epoll what the connection wants to hear.
+func (c *Conn) updateInterest() {
+	want := c.interest & unix.EPOLLOUT
+	switch {
+	case c.eof:
+	case c.paused:
+		want |= unix.EPOLLRDHUP
+	default:
+		want |= unix.EPOLLIN | unix.EPOLLRDHUP
+	}
+	if want != c.interest {
+		c.interest = want
+		c.control(unix.EPOLL_CTL_MOD)
+	}
+}
+
+func (c *Conn) readFD() {
+	buf := c.loop.buf
+	if c.into != nil {
+		buf = c.into
+	}
+	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(c.fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
+	switch {
+	case errno == unix.EAGAIN || errno == unix.EINTR:
+	case errno != 0:
+		c.fail(errno)
+	case n == 0:
+		c.eof = true
+		c.updateInterest()
+		c.h.EOF()
+	default:
+		c.h.Data(buf[:n])
+	}
+}
+
+func (c *Conn) writeFD(b []byte) (int, error) {
+	total := 0
+	for total < len(b) {
+		n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(c.fd),
+			uintptr(unsafe.Pointer(&b[total])), uintptr(len(b)-total))
+		switch {
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN:
+			if c.interest&unix.EPOLLOUT == 0 {
+				c.interest |= unix.EPOLLOUT
+				c.control(unix.EPOLL_CTL_MOD)
+			}
+			return total, nil
+		case errno != 0:
+			return total, errno
+		default:
+			total += int(n)
+		}
+	}
+	return total, nil
+}
+
+func (c *Conn) closeWriteFD() { _ = unix.Shutdown(int(c.fd), unix.SHUT_WR) }
+
+func (c *Conn) closeFD() {
+	c.loop.poller.conns[c.fd] = nil
+	_ = unix.Close(int(c.fd))
+}
+
+func (c *Conn) localAddrFD() string {
+	sa, err := unix.Getsockname(int(c.fd))
+	if err != nil {
+		return ""
+	}
+	return sockaddr(sa)
+}
+
+// takeFD takes the socket out of nc, if it is a plain one, and closes nc.
+func takeFD(nc net.Conn) (int, bool) {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default:
+		return 0, false
+	}
+	raw, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	fd, ok := dup(raw)
+	if ok {
+		_ = nc.Close()
+	}
+	return fd, ok
+}
+
+func dup(raw syscall.RawConn) (int, bool) {
+	fd := -1
+	err := raw.Control(func(old uintptr) {
+		if n, err := unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			fd = n
+		}
+	})
+	if err != nil || fd < 0 {
+		return 0, false
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return 0, false
+	}
+	return fd, true
+}
+
+// listener is a listening socket on a loop.
+type listener struct {
+	l      *Loop
+	fd     int
+	closed bool
+	accept func(Incoming)
+	path   string // of a unix socket
+	tcp    bool
+}
+
+// acceptBatch bounds the connections that are accepted in one turn, so that those already in are served too.
+const acceptBatch = 256
+
+// listenPolled accepts on the loop itself. It reports false for a listener that is not a plain socket's.
+func (l *Loop) listenPolled(ln net.Listener, accept func(Incoming)) (func(), bool, error) {
+	sc, ok := ln.(syscall.Conn)
+	if !ok {
+		return nil, false, nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, false, nil
+	}
+	fd, ok := dup(raw)
+	if !ok {
+		return nil, false, fmt.Errorf("listener %s: cannot duplicate its descriptor", ln.Addr())
+	}
+	x := &listener{l: l, fd: fd, accept: accept, tcp: ln.Addr().Network() == "tcp"}
+	if !x.tcp {
+		x.path = ln.Addr().String()
+	}
+	l.poller.accept[fd] = x
+	if err := l.poller.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN, 0); err != nil {
+		return nil, false, err
+	}
+	return func() { x.close(); _ = ln.Close() }, true, nil
+}
+
+func (x *listener) close() {
+	if !x.closed {
+		x.closed = true
+		delete(x.l.poller.accept, x.fd)
+		_ = unix.Close(x.fd)
+	}
+}
+
+func (x *listener) acceptAll() {
+	for range acceptBatch {
+		if x.closed {
+			return
+		}
+		fd, sa, err := unix.Accept4(x.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+		case unix.EINTR, unix.ECONNABORTED:
+			continue
+		case unix.EAGAIN:
+			return
+		default:
+			x.rest()
+			return
+		}
+		in := Incoming{fd: fd, tcp: x.tcp, remote: x.path + ":0"}
+		if x.tcp {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+			in.remote = sockaddr(sa)
+		}
+		x.accept(in)
+	}
+}
+
+// rest stops accepting for a moment: the system has no descriptors left, and would wake the loop at once again.
+func (x *listener) rest() {
+	p := x.l.poller
+	_ = p.control(unix.EPOLL_CTL_MOD, x.fd, 0, 0)
+	x.l.AfterFunc(acceptPause, func() {
+		if !x.closed {
+			_ = p.control(unix.EPOLL_CTL_MOD, x.fd, unix.EPOLLIN, 0)
+		}
+	})
+}
+
+// Close drops a connection that nobody took.
+func (in Incoming) Close() {
+	if in.nc != nil {
+		_ = in.nc.Close()
+		return
+	}
+	_ = unix.Close(in.fd)
+}
+
+// KeepAlive has the kernel probe the connection when it has been silent for idle; zero or less: never.
+func (in Incoming) KeepAlive(idle time.Duration) {
+	if tcp, ok := in.nc.(*net.TCPConn); ok {
+		setKeepAlive(tcp, idle)
+		return
+	}
+	if !in.tcp || idle <= 0 {
+		return
+	}
+	// The intervals are Redis's own (anet.c: anetKeepAlive): a third of the idle time, three probes.
+	s := max(int(idle/time.Second), 1)
+	_ = unix.SetsockoptInt(in.fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	_ = unix.SetsockoptInt(in.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, s)
+	_ = unix.SetsockoptInt(in.fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, max(s/3, 1))
+	_ = unix.SetsockoptInt(in.fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3)
+}
+
+func sockaddr(sa unix.Sockaddr) string {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return (&net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}).String()
+	case *unix.SockaddrInet6:
+		return (&net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}).String()
+	case *unix.SockaddrUnix:
+		return sa.Name + ":0"
+	}
+	return ""
+}
+
+// SetBacklog sets the length of the queue of connections that ln has not accepted yet.
+func SetBacklog(ln net.Listener, n int) error {
+	sc, ok := ln.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var listenErr error
+	err = raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), n) })
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("listen", listenErr)
+}

@@ -1,0 +1,206 @@
+package eventloop
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// streamBuffer bounds what a stream holds that its net.Conn has not taken yet, in bytes.
+	streamBuffer = 256 << 10
+	// streamLinger bounds the time that a closed stream has to deliver what was written to it.
+	streamLinger = 5 * time.Second
+)
+
+// stream lets a net.Conn take part in a loop. It has two goroutines:
+//
+//   - readStream reads, hands each piece to the loop and waits until the loop is done with it. It ends when
+//     the net.Conn is closed or fails, or the loop has stopped.
+//   - writeStream writes what the loop has put into out. It ends, and closes the net.Conn, after close.
+type stream struct {
+	// Static after construction.
+	c  *Conn
+	nc net.Conn
+
+	// mu guards the following fields.
+	mu      sync.Mutex
+	changed sync.Cond
+	out     []byte
+	hungry  bool // the loop waits for room
+	paused  bool
+	fin     bool // the write side is to be shut once out is written
+	closing bool
+	failed  error
+}
+
+func (l *Loop) attachStream(nc net.Conn, h Handler, late bool) *Conn {
+	c := &Conn{loop: l, h: h, fd: -1, late: late}
+	c.stream = &stream{c: c, nc: nc}
+	c.stream.changed.L = &c.stream.mu
+	go c.stream.readStream()
+	go c.stream.writeStream()
+	return c
+}
+
+func (s *stream) readStream() {
+	buf := make([]byte, 64<<10)
+	done := make(chan struct{}, 1)
+	for {
+		s.mu.Lock()
+		for s.paused && !s.closing {
+			s.changed.Wait()
+		}
+		s.mu.Unlock()
+		n, err := s.nc.Read(buf)
+		if !s.c.loop.Post(func() { s.deliver(buf[:n], err); done <- struct{}{} }) {
+			return
+		}
+		<-done
+		if err != nil {
+			return
+		}
+	}
+}
+
+// deliver hands what was read to the handler, on the loop.
+func (s *stream) deliver(b []byte, err error) {
+	c := s.c
+	for len(b) > 0 && !c.closed {
+		piece := b
+		if c.into != nil {
+			piece = c.into[:copy(c.into, b)]
+		}
+		b = b[len(piece):]
+		c.h.Data(piece)
+	}
+	switch {
+	case c.closed || err == nil:
+	case errors.Is(err, io.EOF):
+		c.eof = true
+		c.h.EOF()
+	default:
+		c.fail(err)
+	}
+}
+
+func (s *stream) writeStream() {
+	defer s.nc.Close()
+	var spare []byte
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		for len(s.out) == 0 && !s.fin && !s.closing {
+			s.changed.Wait()
+		}
+		if len(s.out) == 0 {
+			if s.closing {
+				return
+			}
+			s.fin = false
+			if cw, ok := s.nc.(interface{ CloseWrite() error }); ok {
+				_ = cw.CloseWrite() // a peer that is gone needs no goodbye
+			}
+			continue
+		}
+		b := s.out
+		s.out = spare[:0]
+		s.mu.Unlock()
+		_, err := s.nc.Write(b)
+		s.mu.Lock()
+		spare = b
+		if err != nil {
+			s.out, s.failed = nil, err
+			if s.closing {
+				return
+			}
+			s.c.loop.Post(func() { s.c.fail(err) })
+			for !s.closing {
+				s.changed.Wait()
+			}
+			return
+		}
+		if s.hungry {
+			s.hungry = false
+			s.c.loop.Post(func() {
+				if !s.c.closed {
+					s.c.h.Writable()
+				}
+			})
+		}
+	}
+}
+
+func (s *stream) write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return 0, s.failed
+	}
+	n := min(len(b), max(streamBuffer-len(s.out), 0))
+	s.out = append(s.out, b[:n]...)
+	s.hungry = s.hungry || n < len(b)
+	s.changed.Broadcast()
+	return n, nil
+}
+
+func (s *stream) setPaused(paused bool) {
+	s.mu.Lock()
+	s.paused = paused
+	s.changed.Broadcast()
+	s.mu.Unlock()
+}
+
+func (s *stream) closeWrite() {
+	s.mu.Lock()
+	s.fin = true
+	s.changed.Broadcast()
+	s.mu.Unlock()
+}
+
+// close lets writeStream finish, in bounded time, and close the net.Conn.
+func (s *stream) close() {
+	s.mu.Lock()
+	s.closing = true
+	pending := len(s.out) > 0
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	deadline := time.Now()
+	if pending {
+		deadline = deadline.Add(streamLinger)
+	}
+	_ = s.nc.SetWriteDeadline(time.Now().Add(streamLinger))
+	_ = s.nc.SetReadDeadline(deadline)
+}
+
+// listenStreams accepts in a goroutine of its own, which ends when the listener is closed.
+func (l *Loop) listenStreams(ln net.Listener, accept func(Incoming)) (stop func()) {
+	go l.acceptStreams(ln, accept)
+	return func() { _ = ln.Close() }
+}
+
+func (l *Loop) acceptStreams(ln net.Listener, accept func(Incoming)) {
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			time.Sleep(acceptPause) // out of descriptors, most likely; some will be closed
+			continue
+		}
+		if !l.Post(func() { accept(Accepted(nc)) }) {
+			_ = nc.Close()
+			return
+		}
+	}
+}
+
+// acceptPause is how long a listener rests when the system has no descriptors left.
+const acceptPause = 50 * time.Millisecond
+
+func setKeepAlive(tcp *net.TCPConn, idle time.Duration) {
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: idle > 0, Idle: idle, Interval: idle / 3, Count: 3})
+}
