@@ -1,0 +1,229 @@
+package proxytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ServerVariable names the environment variable that holds the server program to test against: a path or a
+// name on PATH, of Redis or Valkey. Unset means redis-server.
+const ServerVariable = "REDBOUNCER_TEST_SERVER"
+
+// startTimeout bounds how long a server may take from its start to its first PONG. It is generous: tests of
+// several packages start theirs at once, under the race detector, on two cores.
+const startTimeout = 20 * time.Second
+
+// Server is a redis-server of the test's own, on a free loopback port and a unix socket, persisting nothing.
+type Server struct {
+	// Static after construction.
+	t    testing.TB
+	bin  string
+	dir  string
+	args []string
+	addr string
+
+	// mu guards the following fields.
+	mu   sync.Mutex
+	proc *process
+}
+
+// Redis starts a server with the given extra arguments ("--requirepass", "x", ...), waits until it answers,
+// and ends it when the test ends. It never skips: a suite that passes because nothing ran has proved nothing.
+func Redis(t testing.TB, args ...string) *Server {
+	t.Helper()
+	bin := os.Getenv(ServerVariable)
+	if bin == "" {
+		bin = "redis-server"
+	}
+	path, err := exec.LookPath(bin)
+	if err != nil {
+		t.Fatalf("this test talks to a real Redis and cannot find %q: install one (apt-get install redis-server, "+
+			"brew install redis), or put the path of a redis-server or valkey-server into %s", bin, ServerVariable)
+	}
+	s := &Server{t: t, bin: path, dir: socketDir(t), args: args}
+	// Somebody else may take the free port between our look and the server's bind, so a start is tried again
+	// with another one.
+	for try := 1; ; try++ {
+		s.addr = freeAddr(t)
+		err = s.start()
+		if err == nil {
+			break
+		}
+		if try == 3 {
+			t.Fatalf("%s does not start: %v", path, err)
+		}
+	}
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// Addr returns the host:port of the server. It stays the same over Restart.
+func (s *Server) Addr() string { return s.addr }
+
+// Socket returns the path of the server's unix socket.
+func (s *Server) Socket() string { return filepath.Join(s.dir, "redis.sock") }
+
+// URL returns the address as clients and the proxy's upstream setting take it: redis://host:port.
+func (s *Server) URL() string { return "redis://" + s.addr }
+
+// SocketURL returns the address of the unix socket in the same form: unix:///path.
+func (s *Server) SocketURL() string { return "unix://" + s.Socket() }
+
+// Client returns a go-redis client that talks to the server directly. It is closed when the test ends.
+func (s *Server) Client() *redis.Client {
+	c := redis.NewClient(&redis.Options{Addr: s.addr, DisableIdentity: true})
+	s.t.Cleanup(func() {
+		if err := c.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
+			s.t.Errorf("closing the direct client: %v", err)
+		}
+	})
+	return c
+}
+
+var versionInfo = regexp.MustCompile(`(?m)^(?:valkey|redis)_version:(\S+)`)
+
+// Version returns the version that the server reports, such as "7.0.15". Valkey reports its own there, not the
+// Redis version that it is compatible with.
+func (s *Server) Version() string {
+	s.t.Helper()
+	info, err := s.Client().Info(context.Background(), "server").Result()
+	if err != nil {
+		s.t.Fatalf("INFO server: %v", err)
+	}
+	// Valkey lists redis_version first and valkey_version later.
+	version := ""
+	for _, m := range versionInfo.FindAllStringSubmatch(info, -1) {
+		version = m[1]
+	}
+	return version
+}
+
+// Kill ends the server at once, as a crash would. A killed server can be started again with Restart.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc != nil {
+		s.proc.kill()
+		s.proc = nil
+	}
+}
+
+// Restart kills the server if it runs and starts it again, empty, on the same port.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Kill()
+	if err := s.start(); err != nil {
+		s.t.Fatalf("%s does not start again: %v", s.bin, err)
+	}
+}
+
+func (s *Server) start() error {
+	host, port, err := net.SplitHostPort(s.addr)
+	if err != nil {
+		return err
+	}
+	args := append([]string{
+		"--bind", host, "--port", port, "--unixsocket", s.Socket(), "--dir", s.dir,
+		"--save", "", "--appendonly", "no", "--daemonize", "no",
+		// Thousands of clients are the subject of these tests, not of this setting.
+		"--maxclients", "15000",
+	}, s.args...)
+	p, err := startProcess(s.bin, args)
+	if err != nil {
+		return err
+	}
+	if err := s.awaitPong(p); err != nil {
+		p.kill()
+		return fmt.Errorf("%w\n%s", err, p.output.String())
+	}
+	s.mu.Lock()
+	s.proc = p
+	s.mu.Unlock()
+	return nil
+}
+
+// awaitPong waits until the process answers.
+func (s *Server) awaitPong(p *process) error {
+	deadline := time.Now().Add(startTimeout)
+	for {
+		select {
+		case <-p.done:
+			return fmt.Errorf("it ended: %w", p.err)
+		default:
+		}
+		err := s.ping(deadline)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("it does not answer within %v: %w", startTimeout, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// ping reports whether the server answers. An error reply (NOAUTH, with --requirepass) is an answer too.
+func (s *Server) ping(deadline time.Time) error {
+	c, err := net.DialTimeout("tcp", s.addr, time.Second)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("PING\r\n")); err != nil {
+		return err
+	}
+	var b [1]byte
+	if _, err := c.Read(b[:]); err != nil {
+		return err
+	}
+	if b[0] != '+' && b[0] != '-' {
+		return fmt.Errorf("it answers PING with %q", b)
+	}
+	return nil
+}
+
+// freeAddr returns a loopback address that nobody listens on at this moment.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// socketDir returns a directory of the test's own whose path is short enough for a unix socket in it: 104
+// bytes on macOS, 108 on Linux. A test named as a sentence makes t.TempDir longer than that.
+func socketDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if len(dir)+len("/redis.sock") < 104 {
+		return dir
+	}
+	dir, err := os.MkdirTemp("", "redis")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+	})
+	return dir
+}
