@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"testing"
+)
+
+func Example_check() {
+	run([]string{"check", "--upstream", "redis://bob:secret@redis.example:6379/2", "--pool-size", "4", "--loops", "1"},
+		os.Stdout, os.Stderr)
+	// Output:
+	// listen: 127.0.0.1:6380 # default
+	// maxclients: 10000 # default
+	// proto-max-bulk-len: 512mb # default
+	// client-query-buffer-limit: 1gb # default
+	// client-output-buffer-limit: 1gb # default
+	// tcp-keepalive: 300s # default
+	// tcp-backlog: 511 # default
+	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream
+	// pool-size: 4 # --pool-size
+	// pool-timeout: 5s # default
+	// upstream-timeout: 5s # default
+	// loops: 1 # --loops
+	// shutdown-timeout: 10s # default
+	// log-format: text # default
+	// log-level: info # default
+}
+
+func TestWhatCheckPrintsIsAFileThatMeansTheSame(t *testing.T) {
+	var args []string
+	for _, sample := range samples {
+		words := strings.Replace(sample.words, "bob:secret@", "", 1) // a masked password cannot be read back
+		args = append(args, "--"+sample.setting, words)
+	}
+	printed := runProgram(append([]string{"check"}, args...)...)
+	if printed.status != exitOK || printed.stderr != "" {
+		t.Fatalf("status %d, stderr %q", printed.status, printed.stderr)
+	}
+	want := mustParse(t, args...).config()
+	if got := mustParse(t, "--config", writeFile(t, printed.stdout)).config(); !reflect.DeepEqual(got, want) {
+		t.Errorf("\n got %+v\nwant %+v\nfrom\n%s", got, want, printed.stdout)
+	}
+}
+
+func TestHelpGivesEverySettingOneLineWithItsDefault(t *testing.T) {
+	got := runProgram("serve", "--help")
+	if got.status != exitOK || got.stderr != "" {
+		t.Fatalf("status %d, stderr %q", got.status, got.stderr)
+	}
+	for name, byDefault := range settingNames(t) {
+		found := 0
+		for line := range strings.Lines(got.stdout) {
+			if !strings.HasPrefix(line, "  --"+name+" ") {
+				continue
+			}
+			found++
+			if len(line) > 120 {
+				t.Errorf("%s: %d characters make it more than a line", name, len(line))
+			}
+			if !strings.Contains(line, " "+byDefault+" ") {
+				t.Errorf("the default %s is missing from %q", byDefault, line)
+			}
+		}
+		if found != 1 {
+			t.Errorf("%s has %d lines, want 1", name, found)
+		}
+	}
+}
+
+func TestHelpIsHadWithoutAnythingElse(t *testing.T) {
+	for _, args := range []string{"--help", "-h", "serve --help", "check -h", "version --help", "serve --maxclients x --help"} {
+		if got := runProgram(strings.Fields(args)...); got.status != exitOK || got.stdout == "" || got.stderr != "" {
+			t.Errorf("redbouncer %s: %+v", args, got)
+		}
+	}
+}
+
+func TestTheVersionIsTheLinkersOrTheToolchains(t *testing.T) {
+	vcs := []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}}
+	for _, c := range []struct {
+		linked string
+		info   debug.BuildInfo
+		want   string
+	}{
+		{"v1.2.3", debug.BuildInfo{Settings: vcs[:1]}, "redbouncer v1.2.3, commit abc, "},
+		{"v1.2.3", debug.BuildInfo{Settings: vcs}, "redbouncer v1.2.3, commit abc+dirty, "},
+		{"", debug.BuildInfo{Main: debug.Module{Version: "v1.0.0"}}, "redbouncer v1.0.0, commit unknown, "},
+		{"", debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, "redbouncer dev, commit unknown, "},
+		{"", debug.BuildInfo{}, "redbouncer dev, commit unknown, "},
+	} {
+		if got := fmt.Sprint(versionOf(c.linked, &c.info)); !strings.HasPrefix(got, c.want) {
+			t.Errorf("got %q, want %q...", got, c.want)
+		}
+	}
+	if got := runProgram("version"); got.status != exitOK || !strings.Contains(got.stdout, " go1.") {
+		t.Errorf("redbouncer version: %+v", got)
+	}
+}

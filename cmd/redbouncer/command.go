@@ -1,0 +1,97 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands are the program's subcommands.
+type commands struct {
+	Serve   settings `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
+	Check   settings `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
+	Version struct{} `cmd:"" help:"Print the version."`
+}
+
+// invocation is one command line, understood.
+type invocation struct {
+	command string
+	// Of serve and check:
+	settings *settings
+	table    []*kong.Flag // the rows of settings
+	stray    []string     // environment variables that look like settings and are none
+}
+
+// parse reads the command line, and for serve and check the environment and the file. It reports everything
+// that is wrong with them at once. When args ask for help, it prints it, and the command is "help".
+func parse(args []string, stdout io.Writer) (*invocation, error) {
+	var cmds commands
+	helped := false
+	file := &fileResolver{}
+	parser, err := kong.New(&cmds,
+		kong.Name("redbouncer"),
+		kong.Help(printHelp),
+		kong.Writers(stdout, io.Discard),
+		kong.Exit(func(int) { helped = true }),
+		kong.ExplicitGroups(groups),
+		defaults(),
+		// Of two that know a setting the later one wins, and the command line wins over both.
+		kong.Resolvers(file, kong.ResolverFunc(fromEnvironment)),
+		kong.WithHyphenPrefixedParameters(true), // so that "--maxclients -1" is told what would do
+	)
+	if err != nil {
+		panic("bug: the table of settings: " + err.Error())
+	}
+	ctx, err := parser.Parse(args)
+	switch {
+	case helped:
+		return &invocation{command: "help"}, nil
+	case len(args) == 0:
+		return nil, usageError{errors.New("say what to do: serve, check or version; redbouncer --help tells more")}
+	case err != nil:
+		return nil, usageError{err}
+	}
+	inv := &invocation{command: ctx.Command()}
+	switch inv.command {
+	case "serve":
+		inv.settings = &cmds.Serve
+	case "check":
+		inv.settings = &cmds.Check
+	default:
+		return inv, nil
+	}
+	inv.table = ctx.Selected().Flags
+	inv.stray = strayEnvironment(inv.table)
+	return inv, inv.validate(file.problems)
+}
+
+// validate returns a usageError with all the reasons why the settings cannot be used; problems are those of
+// the file.
+func (inv *invocation) validate(problems []error) error {
+	for _, flag := range inv.table {
+		if s := row(flag); s.problem() != nil {
+			problems = append(problems, settingError{flag.Name, s.said(), s.origin(), s.problem().Error()})
+		}
+	}
+	// What does not parse is not in the Config either, so the proxy would judge the wrong values.
+	if len(problems) == 0 {
+		return inv.explain(inv.settings.config().Validate())
+	}
+	return usageError{errors.Join(problems...)}
+}
+
+// run carries the command out.
+func (inv *invocation) run(stdout, stderr io.Writer) error {
+	switch inv.command {
+	case "serve":
+		return serve(inv, stderr)
+	case "check":
+		return check(inv, stdout, stderr)
+	case "version":
+		_, err := fmt.Fprintln(stdout, programVersion())
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/redbouncer/redbouncer/proxy"
+)
+
+// serve runs the proxy until a signal stops it.
+func serve(inv *invocation, stderr io.Writer) error {
+	log := inv.settings.logger(stderr)
+	for _, name := range inv.stray {
+		log.Warn("the environment has a variable that is not a setting", "variable", name)
+	}
+	ctx, stop := stopOnSignal(log)
+	defer stop.close()
+
+	cfg := inv.settings.config()
+	cfg.Log = log
+	if inv.settings.Upstream.is.embedded() {
+		server, upstream, err := startEmbedded(log)
+		if err != nil {
+			return err
+		}
+		defer server.Close()
+		cfg.Upstream = upstream
+	}
+	server, err := proxy.New(cfg)
+	if err != nil {
+		return inv.explain(err)
+	}
+	log.Info("serving", "version", cfg.Version, "listen", join(server.Addrs()), "upstream", cfg.Upstream.String())
+	if err := server.Run(ctx); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// join lists addresses as the setting listen would.
+func join(addrs []net.Addr) string {
+	words := make([]string, len(addrs))
+	for i, addr := range addrs {
+		words[i] = addr.String()
+	}
+	return strings.Join(words, ",")
+}
+
+// stopper turns the first SIGTERM or SIGINT into the end of a context, and the second into the end of the
+// process.
+type stopper struct {
+	// Static after construction.
+	log     *slog.Logger
+	signals chan os.Signal
+	cancel  context.CancelFunc
+	exit    func(int)
+	done    chan struct{} // closed by wait
+}
+
+// stopOnSignal returns a context that the first signal ends. The caller closes the stopper.
+func stopOnSignal(log *slog.Logger) (context.Context, *stopper) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &stopper{log, make(chan os.Signal, 2), cancel, os.Exit, make(chan struct{})}
+	signal.Notify(s.signals, syscall.SIGTERM, syscall.SIGINT)
+	go s.wait()
+	return ctx, s
+}
+
+// wait ends when the stopper is closed, or with the process.
+func (s *stopper) wait() {
+	defer close(s.done)
+	first, ok := <-s.signals
+	if !ok {
+		return
+	}
+	s.log.Info("stopping; a second signal ends the process at once", "signal", first.String())
+	s.cancel()
+	if second, ok := <-s.signals; ok {
+		s.log.Warn("ending without an answer to what is in flight", "signal", second.String())
+		s.exit(exitFailed)
+	}
+}
+
+// close gives signals their usual meaning again, and waits for wait.
+func (s *stopper) close() {
+	signal.Stop(s.signals)
+	close(s.signals) // signal.Stop has made sure that nobody sends
+	s.cancel()
+	<-s.done
+}

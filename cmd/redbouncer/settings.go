@@ -1,0 +1,109 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/redbouncer/redbouncer/proxy"
+)
+
+// settings is the one table of settings. A row is a setting: its name, its default, the word that stands for
+// its value in the manual, and what it does. Flag, environment variable and file key all come from the name.
+//
+// Defaults belong to the proxy and are filled in by defaults below.
+type settings struct {
+	Config value[filePath] `name:"config" placeholder:"FILE" group:"file" help:"Read settings from this YAML file."`
+
+	Listen                  value[addresses] `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
+	MaxClients              value[count]     `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
+	ProtoMaxBulkLen         value[size]      `name:"proto-max-bulk-len" default:"${proto_max_bulk_len}" placeholder:"SIZE" group:"clients" help:"Largest argument of a command. At most what the upstream takes."`
+	ClientQueryBufferLimit  value[size]      `name:"client-query-buffer-limit" default:"${client_query_buffer_limit}" placeholder:"SIZE" group:"clients" help:"Bytes that one client may have waiting to be forwarded."`
+	ClientOutputBufferLimit value[size]      `name:"client-output-buffer-limit" default:"${client_output_buffer_limit}" placeholder:"SIZE" group:"clients" help:"Bytes of replies that one client may leave unread."`
+	TCPKeepAlive            value[seconds]   `name:"tcp-keepalive" default:"${tcp_keepalive}" placeholder:"TIME" group:"clients" help:"Probe a client that has been idle for so long. 0 is never."`
+	TCPBacklog              value[count]     `name:"tcp-backlog" default:"${tcp_backlog}" placeholder:"N" group:"clients" help:"Length of the queue of connections to accept."`
+
+	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
+	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
+	PoolTimeout     value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
+	UpstreamTimeout value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
+
+	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
+	ShutdownTimeout value[seconds]   `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
+	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`
+	LogLevel        value[logLevel]  `name:"log-level" default:"info" placeholder:"LEVEL" group:"process" help:"debug, info, warn or error."`
+}
+
+// defaults are the proxy's defaults as the table writes them: a name's dashes are underscores here.
+func defaults() kong.Vars {
+	vars := kong.Vars{
+		"listen":      proxy.DefaultListen,
+		"maxclients":  strconv.Itoa(proxy.DefaultMaxClients),
+		"pool_size":   strconv.Itoa(proxy.DefaultPoolSize),
+		"loops":       strconv.Itoa(proxy.DefaultLoops()),
+		"tcp_backlog": strconv.Itoa(proxy.DefaultTCPBacklog),
+	}
+	for name, d := range map[string]time.Duration{
+		"tcp_keepalive":    proxy.DefaultTCPKeepAlive,
+		"pool_timeout":     proxy.DefaultPoolTimeout,
+		"upstream_timeout": proxy.DefaultUpstreamTimeout,
+		"shutdown_timeout": proxy.DefaultShutdownTimeout,
+	} {
+		vars[name] = seconds(d).String()
+	}
+	for name, n := range map[string]size{
+		"proto_max_bulk_len":         proxy.DefaultProtoMaxBulkLen,
+		"client_query_buffer_limit":  proxy.DefaultClientQueryBufferLimit,
+		"client_output_buffer_limit": proxy.DefaultClientOutputBufferLimit,
+	} {
+		vars[name] = n.String()
+	}
+	return vars
+}
+
+// groups are the sections of the manual, in its order.
+var groups = []kong.Group{
+	{Key: "file", Title: "Configuration file"},
+	{Key: "clients", Title: "Clients"},
+	{Key: "upstream", Title: "Upstream"},
+	{Key: "process", Title: "Process"},
+}
+
+// config is what the settings mean to the proxy. Log is left to the caller.
+func (s *settings) config() proxy.Config {
+	keepAlive := time.Duration(s.TCPKeepAlive.is)
+	if keepAlive == 0 {
+		keepAlive = -1 // Redis says 0 for off; the zero of Config is its default.
+	}
+	return proxy.Config{
+		Listen:       s.Listen.is,
+		Upstream:     s.Upstream.is.upstream,
+		MaxClients:   int(s.MaxClients.is),
+		PoolSize:     int(s.PoolSize.is),
+		Loops:        int(s.Loops.is),
+		TCPKeepAlive: keepAlive,
+		TCPBacklog:   int(s.TCPBacklog.is),
+
+		PoolTimeout:     time.Duration(s.PoolTimeout.is),
+		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),
+		ShutdownTimeout: max(time.Duration(s.ShutdownTimeout.is), 1), // 0 is at once; the zero of Config is its default.
+
+		ProtoMaxBulkLen:         int64(s.ProtoMaxBulkLen.is),
+		ClientQueryBufferLimit:  int64(s.ClientQueryBufferLimit.is),
+		ClientOutputBufferLimit: int64(s.ClientOutputBufferLimit.is),
+
+		Version: programVersion().number,
+	}
+}
+
+// logger returns the log that the settings ask for.
+func (s *settings) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: slog.Level(s.LogLevel.is)}
+	if s.LogFormat.is == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}

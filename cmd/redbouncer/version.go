@@ -1,0 +1,52 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+)
+
+// version is set by the linker, with -X main.version=..., when a release is built.
+var version string
+
+// build is what this program was made from.
+type build struct {
+	number string // "v1.2.3", or what the Go toolchain knows, or "dev"
+	commit string // empty when unknown; ends in "+dirty" when files had been changed
+}
+
+// programVersion tells the build from the linker's flag and from what the toolchain recorded.
+func programVersion() build {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		info = &debug.BuildInfo{}
+	}
+	return versionOf(version, info)
+}
+
+func versionOf(linked string, info *debug.BuildInfo) build {
+	b := build{number: linked}
+	if b.number == "" {
+		b.number = info.Main.Version
+	}
+	if b.number == "" || b.number == "(devel)" {
+		b.number = "dev"
+	}
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			b.commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true" && b.commit != "":
+			b.commit += "+dirty" // the toolchain lists the revision first
+		}
+	}
+	return b
+}
+
+func (b build) String() string {
+	commit := b.commit
+	if commit == "" {
+		commit = "unknown"
+	}
+	return fmt.Sprintf("redbouncer %s, commit %s, %s %s/%s", b.number, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
