@@ -58,6 +58,8 @@ type Config struct {
 	Log *slog.Logger
 	// Version is shown in the log. Default "dev".
 	Version string
+
+	streams bool // for tests: no connection is polled
 }
 
 // Defaults of Config that other packages show to the user.

@@ -301,3 +301,15 @@ func AppendBulk[T ~string | ~[]byte](b []byte, s T) []byte {
 	b = append(b, s...)
 	return append(b, '\r', '\n')
 }
+
+// Detach returns a Reader that goes on where r stands in an unfinished command, and sets r back to the start.
+func (r *Reader) Detach() *Reader {
+	d := *r
+	d.spans = append([]span(nil), r.spans...)
+	d.base, d.bytes, d.scratch = nil, nil, nil
+	r.Reset()
+	return &d
+}
+
+// Reset forgets an unfinished command.
+func (r *Reader) Reset() { r.pos, r.scanned, r.left, r.open, r.odd = 0, 0, 0, false, false }

@@ -1,0 +1,482 @@
+package multiplex
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// Client receives the replies to what it submitted, in order. All calls come from its loop.
+type Client interface {
+	// Reply delivers a piece of the stream of replies, and says how many replies are complete with it. b is valid
+	// during the call only.
+	Reply(b []byte, done int)
+	// Lost says that the link broke with requests of the client in flight that may have had an effect, or whose
+	// replies have come in part. Nobody knows their outcome, so the client has to be closed. It is also called
+	// when a pin breaks, at any time.
+	Lost(err error)
+}
+
+// Flags say how a request may be treated.
+type Flags uint8
+
+const (
+	// Safe requests only read: they may be sent again if their link breaks.
+	Safe Flags = 1 << iota
+	// Mute requests have their reply dropped; the client is told that it is complete all the same.
+	Mute
+	// resent requests have been sent again once.
+	resent
+)
+
+// Special treats one reply otherwise. Its functions run on the loop.
+type Special struct {
+	// Collect holds the reply back from the client, and hands all of it to Done. Otherwise the reply goes to the
+	// client as it comes, and Done gets no more than its beginning.
+	Collect bool
+	// Done is called once the reply is complete, after Client.Reply where that is called. For a reply that was
+	// collected, Client.Reply is not called: Done delivers what there is to deliver, and counts.
+	Done func(reply []byte)
+}
+
+// headSize is how much of a reply that is not collected Special.Done gets, in bytes.
+const headSize = 32
+
+// entry is a request that is in flight.
+type entry struct {
+	c     Client // nil: a request of our own
+	sp    *Special
+	size  uint32
+	flags Flags
+}
+
+// resend is a request that is to be sent again.
+type resend struct {
+	entry
+	raw []byte
+}
+
+type linkState uint8
+
+const (
+	serving  linkState = iota // takes requests
+	draining                  // answers what is in flight, then retires
+	retiring                  // has said goodbye to the upstream and waits for it to hang up
+	closed                    // terminal
+)
+
+// Link is one upstream connection, as a lane or as a pin.
+type Link struct {
+	// Static after construction.
+	pool    *Pool
+	ctx     *Context
+	conn    *eventloop.Conn
+	name    string // what the upstream knows it as
+	hello   []byte
+	unauth  bool
+	canEcho bool
+	id      uint64
+
+	// Owned by the loop.
+	kind    limits.Kind
+	state   linkState
+	dirty   bool // is in pool.dirty
+	partial bool // a part of the front request's reply has been delivered
+	send    sendQueue
+	queue   fifo
+	framer  resp.Framer
+	held    []byte // the reply that is being collected
+	head    []byte // the beginning of the reply that is being delivered, where somebody asked for it
+	used    time.Time
+	bye     *eventloop.Timer
+
+	// Of a pin.
+	owner  Client
+	frames func(frame []byte, top byte)
+	raw    func(b []byte)
+}
+
+// Name returns the name that the upstream knows the connection by.
+func (k *Link) Name() string { return k.name }
+
+// Hello returns the upstream's reply to this connection's HELLO, as on the wire. It is an error where the upstream
+// wants authentication and the connection has none. The caller must not change it.
+func (k *Link) Hello() []byte { return k.hello }
+
+// CanEcho reports whether this connection's user may use ECHO, which Barrier needs.
+func (k *Link) CanEcho() bool { return k.canEcho }
+
+// InFlight returns how many requests have not been answered.
+func (k *Link) InFlight() int { return k.queue.len() }
+
+// Submit sends a request: one command in canonical form. It is copied. The reply goes to c.
+func (k *Link) Submit(c Client, raw []byte, flags Flags) {
+	k.push(entry{c: c, size: uint32(len(raw)), flags: flags})
+	k.send.add(raw)
+}
+
+// SubmitSpecial is Submit for a request whose reply is treated otherwise.
+func (k *Link) SubmitSpecial(c Client, raw []byte, flags Flags, sp *Special) {
+	k.push(entry{c: c, sp: sp, size: uint32(len(raw)), flags: flags})
+	k.send.add(raw)
+}
+
+// SubmitOwned is Submit without a copy: the caller must not touch raw any more.
+func (k *Link) SubmitOwned(c Client, raw []byte, flags Flags) {
+	k.push(entry{c: c, size: uint32(len(raw)), flags: flags})
+	k.send.addOwned(raw)
+}
+
+// Barrier checks that the stream of replies is in step: it sends ECHO with 128 random bits, and breaks the link if
+// anything else comes back. It goes behind a request that could make the upstream answer more than once, in
+// front of anybody else's.
+func (k *Link) Barrier() {
+	nonce := newNonce()
+	want := string(resp.AppendBulk(nil, nonce))
+	raw := resp.AppendCommand(nil, "ECHO", nonce)
+	k.SubmitSpecial(nil, raw, 0, &Special{Collect: true, Done: func(reply []byte) {
+		if string(reply) != want {
+			k.Break(errors.New("a script answered more than once"))
+		}
+	}})
+}
+
+func (k *Link) push(e entry) {
+	k.queue.push(e)
+	k.markDirty()
+}
+
+func (k *Link) markDirty() {
+	if !k.dirty {
+		k.dirty = true
+		k.pool.dirty = append(k.pool.dirty, k)
+	}
+}
+
+// flush writes what has been submitted.
+func (k *Link) flush() {
+	k.dirty = false
+	if k.state > draining {
+		return
+	}
+	if err := k.send.flush(k.conn.Write); err != nil {
+		k.broke(err)
+		return
+	}
+	if k.frames != nil || k.raw != nil {
+		k.send.answerSent()
+	}
+}
+
+// Data implements eventloop.Handler: replies have come.
+func (k *Link) Data(b []byte) {
+	switch {
+	case k.state > draining:
+	case k.raw != nil:
+		k.raw(b)
+	case k.frames != nil:
+		k.dataFrames(b)
+	default:
+		k.dataCounted(b)
+	}
+}
+
+// dataCounted hands each reply to the client whose request it answers. Neighbouring replies of one client are
+// handed over together.
+func (k *Link) dataCounted(b []byte) {
+	var run struct {
+		c    Client
+		from int
+		done int
+	}
+	deliver := func(to int) (alive bool) {
+		if c := run.c; c != nil {
+			run.c = nil
+			c.Reply(b[run.from:to], run.done)
+		}
+		return k.state <= draining // a pin's owner may have given it up
+	}
+	for pos := 0; pos < len(b); {
+		n, done, err := k.framer.Next(b[pos:])
+		if err != nil {
+			deliver(pos)
+			k.broke(err)
+			return
+		}
+		if k.framer.Top() == '>' {
+			if !deliver(pos) || !k.push3(b[pos:pos+n]) {
+				return
+			}
+			pos += n
+			continue
+		}
+		if k.queue.len() == 0 {
+			deliver(pos)
+			k.broke(errOutOfStep)
+			return
+		}
+		e := k.queue.front()
+		if e.sp != nil || e.flags&Mute != 0 {
+			if !deliver(pos) {
+				return
+			}
+			k.special(e, b[pos:pos+n], done)
+			if k.state > draining {
+				return
+			}
+			pos += n
+			continue
+		}
+		if e.c != run.c {
+			deliver(pos)
+			run.c, run.from, run.done = e.c, pos, 0
+		}
+		pos += n
+		k.partial = !done
+		if done {
+			run.done++
+			k.send.answer(int(e.size))
+			k.queue.pop()
+		}
+	}
+	if deliver(len(b)) {
+		k.settle()
+	}
+}
+
+// push3 handles a push of RESP3: on a pin it is its owner's, in a lane it has no business.
+func (k *Link) push3(b []byte) bool {
+	if k.owner == nil {
+		k.broke(errOutOfStep)
+		return false
+	}
+	k.owner.Reply(b, 0)
+	return k.state <= draining
+}
+
+// special handles a piece of a reply that does not simply go to its client.
+func (k *Link) special(front *entry, b []byte, done bool) {
+	e := *front
+	collect := e.sp != nil && e.sp.Collect
+	switch {
+	case collect:
+		k.held = append(k.held, b...)
+	case e.sp != nil && len(k.head) < headSize:
+		k.head = append(k.head, b[:min(len(b), headSize-len(k.head))]...)
+	}
+	k.partial = !done && !collect
+	if !done {
+		if !collect && e.flags&Mute == 0 {
+			e.c.Reply(b, 0)
+		}
+		return
+	}
+	k.send.answer(int(e.size))
+	k.queue.pop()
+	held, head := k.held, k.head
+	k.held, k.head = nil, nil
+	if !collect {
+		if e.flags&Mute != 0 {
+			b = nil
+		}
+		e.c.Reply(b, 1)
+	}
+	switch {
+	case e.sp == nil:
+	case collect:
+		e.sp.Done(held)
+	default:
+		e.sp.Done(head)
+	}
+}
+
+// dataFrames hands complete frames to whoever asked for them, one by one.
+func (k *Link) dataFrames(b []byte) {
+	for len(b) > 0 && k.frames != nil && k.state <= draining {
+		n, done, err := k.framer.Next(b)
+		if err != nil {
+			k.broke(err)
+			return
+		}
+		frame := b[:n]
+		if len(k.held) > 0 || !done {
+			k.held = append(k.held, frame...)
+			frame = k.held
+		}
+		b = b[n:]
+		if done {
+			k.held = nil
+			k.frames(frame, k.framer.Top())
+		}
+	}
+	if len(b) > 0 && k.state <= draining {
+		k.Data(b)
+	}
+}
+
+// settle lets a lane that is to go go, once nothing is in flight.
+func (k *Link) settle() {
+	if k.queue.len() == 0 && k.state == draining {
+		k.retire()
+	}
+}
+
+var (
+	errOutOfStep = errors.New("it answered what nobody asked")
+	errHungUp    = errors.New("it closed the connection")
+)
+
+// EOF implements eventloop.Handler.
+func (k *Link) EOF() { k.hangup(errHungUp) }
+
+// HungUp implements eventloop.Handler.
+func (k *Link) HungUp() {}
+
+// Writable implements eventloop.Handler.
+func (k *Link) Writable() { k.flush() }
+
+// Failed implements eventloop.Handler.
+func (k *Link) Failed(err error) { k.hangup(err) }
+
+func (k *Link) hangup(err error) {
+	if k.state == retiring {
+		k.close()
+		return
+	}
+	k.broke(err)
+}
+
+// Break ends the link as if the upstream had: the stream of replies cannot be trusted any more.
+func (k *Link) Break(err error) { k.broke(err) }
+
+// broke ends the link. Clients whose requests in flight only read have them sent again, once; the others are
+// told that they are lost. A client with nothing in flight does not notice, unless the link was its pin.
+func (k *Link) broke(err error) {
+	if k.state > draining {
+		return
+	}
+	if errors.Is(err, io.EOF) {
+		err = errHungUp
+	}
+	k.pool.lost(k, err)
+	k.close()
+	c := k.ctx
+	if c.link == k {
+		c.link = nil
+	}
+	if k.owner != nil {
+		k.owner.Lost(err)
+		return
+	}
+	k.salvage(err)
+	if c.wanted() {
+		c.open()
+	}
+	k.pool.forget(c)
+}
+
+// salvage sorts the requests in flight into those that are sent again and those that are lost.
+func (k *Link) salvage(err error) {
+	lost := map[Client]bool{}
+	for i := range k.queue.len() {
+		e := k.queue.at(i)
+		if e.c != nil && (e.flags&Safe == 0 || e.flags&resent != 0 || i == 0 && k.partial) {
+			lost[e.c] = true
+		}
+	}
+	again := len(k.ctx.resend)
+	for k.queue.len() > 0 {
+		e := k.queue.pop()
+		raw := k.send.take(int(e.size))
+		if e.c != nil && !lost[e.c] {
+			e.flags |= resent
+			k.ctx.resend = append(k.ctx.resend, resend{e, raw})
+		}
+	}
+	switch c := k.ctx; {
+	case len(c.resend) == again:
+	case c.link != nil: // this lane was draining, and another has taken over
+		c.resubmit(c.link)
+	default:
+		c.expireResend()
+	}
+	for c := range lost {
+		c.Lost(fmt.Errorf("upstream connection lost with commands in flight: %w", err))
+	}
+}
+
+// drain has the link take nothing new, and go once it has answered everything.
+func (k *Link) drain() {
+	if k.state != serving {
+		return
+	}
+	k.state = draining
+	if k.ctx.link == k {
+		k.ctx.link = nil
+	}
+	k.settle()
+}
+
+// goodbye bounds the time that the upstream has to close its side of a connection that we have closed.
+const goodbye = time.Second
+
+// retire closes our side and waits for the upstream to close its own, so that the upstream, too, never counts
+// more connections than the budget has.
+func (k *Link) retire() {
+	k.state = retiring
+	if k.ctx.link == k {
+		k.ctx.link = nil
+	}
+	k.owner, k.frames, k.raw = nil, nil, nil
+	k.conn.CloseWrite()
+	k.bye = k.pool.loop.AfterFunc(goodbye, k.close)
+}
+
+// close gives the connection back.
+func (k *Link) close() {
+	if k.state == closed {
+		return
+	}
+	k.state = closed
+	k.bye.Stop()
+	k.conn.Close()
+	delete(k.pool.links, k)
+	k.pool.idle = slices.DeleteFunc(k.pool.idle, func(x *Link) bool { return x == k })
+	k.pool.budget.Release(k.kind)
+	k.pool.forget(k.ctx)
+}
+
+// fifo is a queue of entries.
+type fifo struct {
+	q    []entry
+	from int
+}
+
+func (f *fifo) len() int       { return len(f.q) - f.from }
+func (f *fifo) front() *entry  { return &f.q[f.from] }
+func (f *fifo) at(i int) entry { return f.q[f.from+i] }
+
+func (f *fifo) push(e entry) {
+	if f.from > 1024 && f.from > len(f.q)/2 && len(f.q) == cap(f.q) {
+		n := copy(f.q, f.q[f.from:])
+		clear(f.q[n:])
+		f.q, f.from = f.q[:n], 0
+	}
+	f.q = append(f.q, e)
+}
+
+func (f *fifo) pop() entry {
+	e := f.q[f.from]
+	f.q[f.from] = entry{}
+	f.from++
+	if f.from == len(f.q) {
+		f.q, f.from = f.q[:0], 0
+	}
+	return e
+}

@@ -1,0 +1,147 @@
+package multiplex
+
+import (
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+)
+
+// PinRequest is a place in the queue for a pin.
+type PinRequest struct {
+	pool    *Pool
+	ctx     *Context
+	done    func(*Link, error)
+	request *limits.Request
+	retry   *eventloop.Timer
+	granted bool
+	over    bool
+}
+
+// AcquirePin asks for a connection of the client's own, in a context. It returns the connection if there is one at
+// hand. Otherwise done is called on the loop, with the connection or with a *ReplyError, unless the request is
+// cancelled. Requests are served in the order in which they come; while the upstream is gone they wait.
+func (p *Pool) AcquirePin(c *Context, owner Client, done func(*Link, error)) (*Link, *PinRequest) {
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if k := p.idle[i]; k.ctx.Key == c.Key {
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+			k.owner = owner
+			return k, nil
+		}
+	}
+	r := &PinRequest{pool: p, ctx: c, done: func(k *Link, err error) {
+		if k != nil {
+			k.owner = owner
+		}
+		done(k, err)
+	}}
+	r.request = p.budget.Acquire(limits.Pin, func() { p.loop.Post(r.grant) })
+	if r.request == nil {
+		r.granted = true
+		r.dial()
+	}
+	return nil, r
+}
+
+// Queued reports whether the request waits for the budget, and not for the upstream.
+func (r *PinRequest) Queued() bool { return !r.granted }
+
+// Cancel gives the request up: done is not called any more.
+func (r *PinRequest) Cancel() {
+	if r.over {
+		return
+	}
+	r.over = true
+	switch {
+	case !r.granted && r.pool.budget.Cancel(r.request): // was still waiting
+	case r.granted && r.retry != nil:
+		r.retry.Stop()
+		r.pool.budget.Release(limits.Pin)
+	}
+	// Otherwise a grant or a connection is on its way, and will find that nobody wants it.
+}
+
+func (r *PinRequest) grant() {
+	r.granted = true
+	if r.over {
+		r.pool.budget.Release(limits.Pin)
+		return
+	}
+	r.dial()
+}
+
+func (r *PinRequest) dial() {
+	p := r.pool
+	r.retry = nil
+	if d := p.backoff.remaining(p.loop.Now()); d > 0 {
+		r.retry = p.loop.AfterFunc(d, r.dial)
+		return
+	}
+	p.dial(r.ctx, limits.Pin, r.dialed)
+}
+
+func (r *PinRequest) dialed(est *established, err error) {
+	p := r.pool
+	switch {
+	case err == nil:
+		k := p.newLink(est, r.ctx, limits.Pin)
+		if k.state != serving {
+			return
+		}
+		if r.over {
+			p.ReleasePin(k)
+			return
+		}
+		r.over = true
+		r.done(k, nil)
+	case r.over:
+		p.budget.Release(limits.Pin)
+	case isUnreachable(err):
+		r.dial() // waits for the backoff
+	default:
+		r.over = true
+		p.budget.Release(limits.Pin)
+		r.done(nil, err)
+	}
+}
+
+// ReleasePin takes back a pin whose client has left no state on it, for the next client of the same context.
+func (p *Pool) ReleasePin(k *Link) {
+	if k.state != serving {
+		return
+	}
+	k.owner, k.frames, k.raw, k.used = nil, nil, nil, p.loop.Now()
+	if k.queue.len() > 0 || k.send.pending() || !k.framer.Between() || p.budget.Pressed() {
+		k.retire()
+		return
+	}
+	p.idle = append(p.idle, k)
+}
+
+// DiscardPin closes a pin, whatever is on it.
+func (p *Pool) DiscardPin(k *Link) {
+	if k.state == serving {
+		k.retire()
+	}
+}
+
+// Frames has every complete frame handed to f, replies and pushes alike, instead of counting replies; requests are
+// written by Send. Nil goes back to counting. The caller holds the pin and has nothing in flight on it.
+func (k *Link) Frames(f func(frame []byte, top byte)) {
+	k.frames = f
+	k.send.answerSent()
+}
+
+// Raw has everything that the upstream sends handed to f as it comes; the client's bytes are written by Send.
+// There is no way back.
+func (k *Link) Raw(f func(b []byte)) {
+	k.raw, k.queue = f, fifo{}
+	k.send.answerSent()
+}
+
+// Send writes to a pin in frames or raw mode. b is copied.
+func (k *Link) Send(b []byte) {
+	k.send.add(b)
+	k.markDirty()
+}
+
+// Backlog returns how many bytes wait to be written to the upstream, of a pin in frames or raw mode.
+func (k *Link) Backlog() int { return k.send.backlog() }

@@ -1,0 +1,318 @@
+package multiplex
+
+import (
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+)
+
+// Config of a Pool. All of it is required.
+type Config struct {
+	Loop     *eventloop.Loop
+	Upstream *Upstream
+	// Budget is shared by the pools of all loops.
+	Budget *limits.Budget
+	// UpstreamTimeout bounds how long a request that is to be sent again waits for an upstream that is gone.
+	UpstreamTimeout time.Duration
+	Log             *slog.Logger
+}
+
+// Pool is a loop's share of the upstream: its lanes, the pins that it has lent, and the idle ones that it keeps. It
+// belongs to the loop.
+type Pool struct {
+	// Static after construction.
+	loop            *eventloop.Loop
+	up              *Upstream
+	budget          *limits.Budget
+	upstreamTimeout time.Duration
+	log             *slog.Logger
+
+	// Owned by the loop.
+	contexts map[Key]*Context
+	creds    map[string]*credential
+	links    map[*Link]struct{}
+	idle     []*Link // pins that nobody holds; the last one was used last
+	dirty    []*Link
+	spare    [][]byte
+	backoff  backoff
+	serial   uint64
+	pressed  bool // somebody may be waiting for a connection that this pool could spare
+
+	// Atomic.
+	lostLinks atomic.Uint64
+}
+
+// credential is what connections of a user authenticate with: the password that the upstream accepted last, from
+// whichever client.
+type credential struct {
+	user, password string
+}
+
+// NewPool returns a pool without connections.
+func NewPool(cfg Config) *Pool {
+	p := &Pool{
+		loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
+		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
+	}
+	p.creds[""] = &credential{p.up.userName(), p.up.password}
+	return p
+}
+
+// Initial returns the key of a client that has said nothing yet.
+func (p *Pool) Initial() Key { return Key{DB: p.up.db, RESP: 2} }
+
+// Context returns the context of a key. It is valid as long as a client is in it: the caller enters it at once.
+func (p *Pool) Context(key Key) *Context {
+	c := p.contexts[key]
+	if c == nil {
+		c = &Context{Key: key, pool: p, cred: p.creds[key.User], waiters: map[Waiter]struct{}{}}
+		p.contexts[key] = c
+	}
+	return c
+}
+
+// SetPassword keeps the password that the upstream has just accepted for a user, for the connections that this
+// user's clients will need.
+func (p *Pool) SetPassword(user, password string) {
+	if cred := p.creds[user]; cred != nil {
+		cred.password = password
+		return
+	}
+	p.creds[user] = &credential{user, password}
+}
+
+// forget drops a context that nobody needs, and with a user's last context the password.
+func (p *Pool) forget(c *Context) {
+	if c.users > 0 || c.opening || c.link != nil || c.wanted() || p.contexts[c.Key] != c {
+		return
+	}
+	delete(p.contexts, c.Key)
+	if c.User == "" {
+		return
+	}
+	for key := range p.contexts {
+		if key.User == c.User {
+			return
+		}
+	}
+	delete(p.creds, c.User)
+}
+
+// Flush writes what has been submitted since the last time, one write a connection. Only then does it make room
+// for others, so that a lane has served those who waited for it before it goes.
+func (p *Pool) Flush() {
+	for i := 0; i < len(p.dirty); i++ {
+		p.dirty[i].flush()
+		p.dirty[i] = nil
+	}
+	p.dirty = p.dirty[:0]
+	if p.pressed {
+		p.pressed = false
+		p.relieve()
+	}
+}
+
+// dial opens a connection in a goroutine of its own, which ends within handshakeTimeout, and has the outcome
+// handed to done on the loop. The caller holds a grant for it.
+func (p *Pool) dial(c *Context, kind limits.Kind, done func(*established, error)) {
+	go p.dialing(c.Key, *c.cred, kind, done)
+}
+
+func (p *Pool) dialing(key Key, cred credential, kind limits.Kind, done func(*established, error)) {
+	est, err := p.up.dial(key, &cred, kind)
+	posted := p.loop.Post(func() {
+		p.note(err)
+		done(est, err)
+	})
+	if !posted && est != nil {
+		_ = est.nc.Close()
+	}
+}
+
+// note keeps the backoff, and tells the log when the upstream goes and comes.
+func (p *Pool) note(err error) {
+	if !isUnreachable(err) {
+		if p.backoff.down {
+			p.log.Info("upstream is back", "upstream", p.up.addr)
+		}
+		p.backoff = backoff{}
+		return
+	}
+	if !p.backoff.down {
+		p.log.Warn("upstream is not available", "upstream", p.up.addr, "error", err)
+	}
+	p.backoff.failed(p.loop.Now(), err)
+}
+
+// LastError returns why the upstream could not be reached, the last time it was tried; nil if it was.
+func (p *Pool) LastError() error { return p.backoff.err }
+
+func isUnreachable(err error) bool {
+	var u *UnreachableError
+	return errors.As(err, &u)
+}
+
+func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) *Link {
+	p.serial++
+	k := &Link{
+		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
+		id: p.serial, used: p.loop.Now(),
+	}
+	k.send.spare = &p.spare
+	p.links[k] = struct{}{}
+	conn, err := p.loop.Adopt(est.nc, k, true)
+	k.conn = conn
+	if err != nil {
+		k.state = closed
+		delete(p.links, k)
+		p.budget.Release(kind)
+		p.log.Error("upstream connection could not be used", "error", err)
+		return k
+	}
+	p.log.Debug("upstream connection opened", "kind", kind.String(), "user", c.User, "db", c.DB, "resp", c.RESP)
+	return k
+}
+
+// lost counts and logs a connection that broke.
+func (p *Pool) lost(k *Link, err error) {
+	p.lostLinks.Add(1)
+	p.log.Warn("upstream connection lost", "kind", k.kind.String(), "user", k.ctx.User, "db", k.ctx.DB,
+		"in_flight", k.queue.len(), "error", err)
+}
+
+// relieve makes room when somebody waits for a connection: first an idle pin goes, then an idle lane, then the
+// lane that has served longest takes nothing new and goes when it has answered what is in flight. Its clients ask
+// for a lane again and queue up behind those who wait. So every workload runs at any bound, in turns.
+func (p *Pool) relieve() {
+	if !p.budget.Pressed() {
+		return
+	}
+	if len(p.idle) > 0 {
+		k := p.idle[0]
+		p.idle = p.idle[1:]
+		k.retire()
+		return
+	}
+	var oldest *Link
+	for k := range p.links {
+		switch {
+		case k.state == draining || k.state == retiring:
+			return // room is being made
+		case k.kind != limits.Lane:
+		case oldest == nil, k.idleLane() && !oldest.idleLane(), k.idleLane() == oldest.idleLane() && k.id < oldest.id:
+			oldest = k
+		}
+	}
+	if oldest != nil {
+		oldest.drain()
+	}
+}
+
+func (k *Link) idleLane() bool { return k.queue.len() == 0 }
+
+// Relieve is for the budget's nudge: it has the pool make room, soon. It may be called from any goroutine.
+func (p *Pool) Relieve() { p.loop.Post(func() { p.pressed = true }) }
+
+// idlePinTime is how long a pin that nobody holds is kept.
+const idlePinTime = 10 * time.Second
+
+// Tick does what is due from time to time: it closes pins that have been idle for long. It is called about once
+// a second.
+func (p *Pool) Tick() {
+	for len(p.idle) > 0 && p.loop.Now().Sub(p.idle[0].used) > idlePinTime {
+		k := p.idle[0]
+		p.idle = p.idle[1:]
+		k.retire()
+	}
+}
+
+// Close closes all connections. The clients are not told: they are gone.
+func (p *Pool) Close() {
+	for k := range p.links {
+		k.close()
+	}
+	for _, c := range p.contexts {
+		c.retry.Stop()
+		c.expire.Stop()
+	}
+	p.idle = nil
+}
+
+// PoolStats are a pool's gauges.
+type PoolStats struct {
+	Lanes, Pins, Idle int // connections: shared, lent, kept for lending
+	InFlight          int // requests that have not been answered
+	Waiting           int // clients that wait for a lane
+	Resend            int // requests that wait to be sent again
+}
+
+// Stats returns the gauges.
+func (p *Pool) Stats() PoolStats {
+	var s PoolStats
+	for k := range p.links {
+		switch {
+		case k.kind == limits.Lane:
+			s.Lanes++
+		case k.owner != nil:
+			s.Pins++
+		default:
+			s.Idle++
+		}
+		s.InFlight += k.queue.len()
+	}
+	for _, c := range p.contexts {
+		s.Waiting += len(c.waiters)
+		s.Resend += len(c.resend)
+	}
+	return s
+}
+
+// Lost returns how many upstream connections broke. It may be called from any goroutine.
+func (p *Pool) Lost() uint64 { return p.lostLinks.Load() }
+
+// backoff spaces out the attempts to reach an upstream that does not answer.
+type backoff struct {
+	down  bool
+	tries int
+	until time.Time
+	err   error
+}
+
+const (
+	backoffFirst = 20 * time.Millisecond
+	backoffMax   = time.Second
+)
+
+// failed doubles the pause, up to backoffMax, and shifts it at random by half, so that many proxies do not return
+// in step.
+func (b *backoff) failed(now time.Time, err error) {
+	pause := min(backoffFirst<<min(b.tries, 10), backoffMax)
+	pause = pause/2 + rand.N(pause) //nolint:gosec // spreading attempts needs no secrecy
+	b.down, b.err, b.until = true, err, now.Add(pause)
+	b.tries++
+}
+
+func (b *backoff) remaining(now time.Time) time.Duration { return b.until.Sub(now) }
+
+// Warm opens a lane for clients that have said nothing yet, so that the first of them need not wait, and the log
+// says at once if the upstream cannot be reached.
+func (p *Pool) Warm() {
+	c := p.Context(p.Initial())
+	c.Await(warmUp{c})
+}
+
+// warmUp waits for a lane on nobody's behalf.
+type warmUp struct{ c *Context }
+
+// LaneReady implements Waiter.
+func (u warmUp) LaneReady() {}
+
+// LaneFailed implements Waiter.
+func (u warmUp) LaneFailed(err error) {
+	u.c.pool.log.Warn("upstream refuses the proxy's own credentials or database", "error", err)
+}

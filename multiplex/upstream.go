@@ -1,0 +1,285 @@
+package multiplex
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// Upstream is the Redis or Valkey that the proxy stands in front of. It is static after construction.
+type Upstream struct {
+	network  string
+	addr     string
+	user     string
+	password string
+	db       int
+	tls      *tls.Config
+	host     string // this machine, as it appears in the names of our connections
+}
+
+// ParseUpstream reads an upstream's URL: redis://, rediss:// (TLS) or unix://, with user, password and database,
+// as go-redis reads them.
+func ParseUpstream(raw string) (*Upstream, error) {
+	opt, err := redis.ParseURL(raw)
+	if err != nil {
+		return nil, fmt.Errorf("want redis://[user:password@]host:port/db, rediss://... or unix://path: %w",
+			withoutSecrets(err))
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return &Upstream{
+		network: opt.Network, addr: opt.Addr, user: opt.Username, password: opt.Password, db: opt.DB,
+		tls: opt.TLSConfig, host: nameable(host),
+	}, nil
+}
+
+// withoutSecrets drops the URL from an error of the URL parser, which repeats it, password and all.
+func withoutSecrets(err error) error {
+	var urlErr interface{ Unwrap() error }
+	if errors.As(err, &urlErr) && urlErr.Unwrap() != nil {
+		return urlErr.Unwrap()
+	}
+	return err
+}
+
+// nameable replaces the characters that Redis does not accept in a client's name.
+func nameable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < '!' || r > '~' {
+			return '-'
+		}
+		return r
+	}, s)
+}
+
+// String returns the upstream's address, without credentials.
+func (u *Upstream) String() string { return u.addr }
+
+// userName returns the user that the proxy itself authenticates as.
+func (u *Upstream) userName() string {
+	if u.user == "" {
+		return "default"
+	}
+	return u.user
+}
+
+// HasCredentials reports whether the proxy itself authenticates to the upstream. Clients that do not
+// authenticate then act as the proxy's user.
+func (u *Upstream) HasCredentials() bool { return u.password != "" }
+
+// ReplyError is an error that the upstream answered, when a connection was opened, to what a client wants to be
+// or to have: a wrong password, a database that does not exist. It is the client's answer too.
+type ReplyError struct {
+	Line []byte // as on the wire: "-WRONGPASS ...\r\n"
+}
+
+func (e *ReplyError) Error() string { return strings.TrimSpace(string(e.Line[1:])) }
+
+// UnreachableError says that no connection to the upstream could be opened, or was accepted. Nothing of a client
+// has been sent.
+type UnreachableError struct {
+	Addr string
+	Err  error
+}
+
+func (e *UnreachableError) Error() string { return fmt.Sprintf("upstream %s: %v", e.Addr, e.Err) }
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// handshakeTimeout bounds the time from dialing to a connection that is ready, per try.
+const handshakeTimeout = 5 * time.Second
+
+// established is a connection that has gone through its handshake. Whoever gets it owns it.
+type established struct {
+	nc      net.Conn
+	hello   []byte // the upstream's reply to HELLO, complete; an error where it wants authentication first
+	unauth  bool   // the upstream wants authentication, and this connection has none
+	canEcho bool
+	name    string
+}
+
+// dial opens a connection and brings it into the state that key names. Credentials are those of key's user.
+func (u *Upstream) dial(key Key, cred *credential, kind limits.Kind) (*established, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	nc, err := u.connect(ctx)
+	if err != nil {
+		return nil, &UnreachableError{u.addr, err}
+	}
+	_ = nc.SetDeadline(time.Now().Add(handshakeTimeout))
+	est := &established{nc: nc, name: "redbouncer:" + u.host + ":" + kind.String()}
+	if err := u.handshake(est, key, cred); err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	_ = nc.SetDeadline(time.Time{})
+	return est, nil
+}
+
+func (u *Upstream) connect(ctx context.Context) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	if u.tls != nil {
+		return (&tls.Dialer{NetDialer: &d, Config: u.tls}).DialContext(ctx, u.network, u.addr)
+	}
+	return d.DialContext(ctx, u.network, u.addr)
+}
+
+// handshake authenticates first, with nothing else under way: a failed AUTH behind other replies is answered
+// with nothing at all by Redis 7.2 and later (redis/redis#15640). The rest goes in one write.
+func (u *Upstream) handshake(est *established, key Key, cred *credential) error {
+	r := bufio.NewReader(est.nc)
+	hello := []string{"HELLO", strconv.Itoa(int(key.RESP))}
+	if cred != nil && cred.password != "" {
+		hello = append(hello, "AUTH", cred.user, cred.password)
+	}
+	reply, err := u.ask(est.nc, r, hello...)
+	if err != nil {
+		return err
+	}
+	if isError(reply) {
+		switch {
+		case bytes.HasPrefix(reply, []byte("-NOAUTH")) && key.RESP == 2 && key.DB == u.db:
+			est.hello, est.unauth = reply, true
+			return nil
+		default:
+			return u.refused(reply)
+		}
+	}
+	est.hello = reply
+	return u.prepare(est, r, key)
+}
+
+// prepare sends what follows authentication. What the connection is called and whether Redis may evict it is
+// asked for, not insisted on: a user may lack the right.
+func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
+	nonce := newNonce()
+	commands := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", nonce}}
+	optional := len(commands)
+	if key.DB != 0 {
+		commands = append(commands, []string{"SELECT", strconv.Itoa(key.DB)})
+	}
+	if key.NoTouch {
+		commands = append(commands, []string{"CLIENT", "NO-TOUCH", "ON"})
+	}
+	if key.ReadOnly {
+		commands = append(commands, []string{"READONLY"})
+	}
+	var b []byte
+	for _, c := range commands {
+		b = resp.AppendCommand(b, c...)
+	}
+	if _, err := est.nc.Write(b); err != nil {
+		return &UnreachableError{u.addr, err}
+	}
+	for i := range commands {
+		reply, err := readReply(r)
+		switch {
+		case err != nil:
+			return &UnreachableError{u.addr, err}
+		case i == 2:
+			est.canEcho = bytes.Contains(reply, []byte(nonce))
+		case i >= optional && isError(reply):
+			return u.refused(reply)
+		}
+	}
+	if r.Buffered() > 0 {
+		return &UnreachableError{u.addr, errors.New("it sent more than it was asked for")}
+	}
+	return nil
+}
+
+// ask sends one command and returns the reply to it.
+func (u *Upstream) ask(nc net.Conn, r *bufio.Reader, args ...string) ([]byte, error) {
+	// A server that refuses the connection says so unasked, and resets it when we write. So the error of the
+	// write tells less than what there is to read.
+	_, writeErr := nc.Write(resp.AppendCommand(nil, args...))
+	reply, err := readReply(r)
+	if err != nil {
+		return nil, &UnreachableError{u.addr, errors.Join(writeErr, err)}
+	}
+	return reply, nil
+}
+
+// refused tells an answer for the client from one for us: that the upstream takes no more connections, or none
+// from this host, concerns no command.
+func (u *Upstream) refused(reply []byte) error {
+	for _, prefix := range []string{"-ERR max number of clients", "-DENIED", "-LOADING", "-MASTERDOWN"} {
+		if bytes.HasPrefix(reply, []byte(prefix)) {
+			return &UnreachableError{u.addr, &ReplyError{reply}}
+		}
+	}
+	return &ReplyError{reply}
+}
+
+func isError(reply []byte) bool { return len(reply) > 0 && (reply[0] == '-' || reply[0] == '!') }
+
+// readReply reads exactly one reply.
+func readReply(r *bufio.Reader) ([]byte, error) {
+	var f resp.Framer
+	var reply []byte
+	for {
+		b, err := r.ReadByte()
+		if err != nil {
+			if errors.Is(err, io.EOF) && len(reply) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+		reply = append(reply, b)
+		_, done, err := f.Next(reply[len(reply)-1:])
+		if err != nil {
+			return nil, err
+		}
+		if done {
+			return reply, nil
+		}
+	}
+}
+
+// newNonce returns 128 random bits as text.
+func newNonce() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
+	return hex.EncodeToString(b[:])
+}
+
+// ErrorLine returns err as a reply on the wire: what the upstream said, or that it is not to be had, and why. It
+// names no address.
+func ErrorLine(err error) []byte {
+	var reply *ReplyError
+	var unreachable *UnreachableError
+	switch {
+	case errors.As(err, &unreachable):
+		err = unreachable.Err
+		if errors.As(err, &reply) {
+			err = reply
+		}
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err
+		}
+		return fmt.Appendf(nil, "-ERR upstream is not available: %s\r\n", oneLine(err.Error()))
+	case errors.As(err, &reply):
+		return reply.Line
+	}
+	return fmt.Appendf(nil, "-ERR %s\r\n", oneLine(err.Error()))
+}
+
+func oneLine(s string) string { return strings.NewReplacer("\r", " ", "\n", " ").Replace(s) }

@@ -1,0 +1,130 @@
+package proxy
+
+import (
+	"errors"
+	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex"
+)
+
+var errStuck = errors.New("a transaction could not be ended")
+
+// awaitLane has the session wait for a context's lane, for upstream-timeout from when its input came.
+func (s *session) awaitLane(ctx *multiplex.Context) {
+	s.stopWaiting()
+	patience := s.w.cfg.UpstreamTimeout
+	if s.w.pool.LastError() == nil {
+		patience = max(patience, connectTime) // it is not gone, there is only no connection yet
+	}
+	left := patience - s.w.loop.Now().Sub(s.arrived)
+	if left <= 0 {
+		s.denied = s.unavailable()
+		s.state = flowing
+		s.wakeDenied()
+		return
+	}
+	ctx.Enter()
+	s.wait = &waiting{lane: ctx, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(left, s.laneTimeout)}
+	s.state = awaitingLane
+	ctx.Await(s)
+}
+
+// connectTime is how long a command waits at least for a connection to an upstream that is not known to be gone.
+const connectTime = time.Second
+
+// wakeDenied has the command at the front come again, to be answered with what denied holds.
+func (s *session) wakeDenied() {
+	s.state = barred
+	if s.inFlight == 0 {
+		s.wake()
+	}
+}
+
+// unavailable is what a command is told that cannot be sent.
+func (s *session) unavailable() []byte {
+	if err := s.w.pool.LastError(); err != nil {
+		return multiplex.ErrorLine(err)
+	}
+	return replyFull
+}
+
+func (s *session) laneTimeout() { s.endWait(s.unavailable()) }
+
+// endWait ends waiting; denied, if there is any, is what the command at the front is answered.
+func (s *session) endWait(denied []byte) {
+	if s.wait == nil {
+		return
+	}
+	s.stopWaiting()
+	s.denied = denied
+	s.wakeDenied()
+}
+
+// LaneReady implements multiplex.Waiter.
+func (s *session) LaneReady() {
+	if s.state != awaitingLane {
+		return
+	}
+	// The context stays entered until the session has gone on, so that its lane is not forgotten before.
+	ctx := s.wait.lane
+	ctx.Enter()
+	s.endWait(nil)
+	s.w.deferred = append(s.w.deferred, ctx)
+}
+
+// LaneFailed implements multiplex.Waiter.
+func (s *session) LaneFailed(err error) {
+	if s.state == awaitingLane {
+		s.endWait(multiplex.ErrorLine(err))
+	}
+}
+
+// onNewPin sends a command on a connection of the session's own, and waits for one if necessary.
+func (s *session) onNewPin(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	link, request := s.w.pool.AcquirePin(s.ctx, s, s.pinDone)
+	if link != nil {
+		s.takePin(link)
+		return s.onPin(c)
+	}
+	if request.Queued() && s.w.cfg.PoolTimeout == 0 {
+		request.Cancel()
+		s.w.counters.poolTimeouts.Add(1)
+		s.denied = replyFull
+		return s.deny(c)
+	}
+	s.wait = &waiting{pin: request, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.pinTimeout)}
+	s.state = awaitingPin
+	return false
+}
+
+// pinDone receives the pin that the session waited for, or the upstream's reason for refusing it.
+func (s *session) pinDone(link *multiplex.Link, err error) {
+	s.wait.pin = nil
+	if err != nil {
+		s.endWait(multiplex.ErrorLine(err))
+		return
+	}
+	s.takePin(link)
+	s.endWait(nil)
+}
+
+// pinTimeout is called when the session has waited for pool-timeout. Once its turn in the queue has come, it is
+// only the upstream that it waits for.
+func (s *session) pinTimeout() {
+	now := s.w.loop.Now()
+	waited := now.Sub(s.wait.since)
+	left := max(s.w.cfg.UpstreamTimeout, connectTime) - waited
+	switch {
+	case s.wait.pin.Queued():
+		s.w.counters.poolTimeouts.Add(1)
+		s.endWait(replyFull)
+	case left <= 0:
+		s.endWait(s.unavailable())
+	default:
+		s.wait.timer = s.w.loop.AfterFunc(left, s.pinTimeout)
+	}
+}

@@ -1,0 +1,46 @@
+//go:build unix
+
+package proxy
+
+import (
+	"fmt"
+	"syscall"
+)
+
+// spareDescriptors are needed besides those of clients and upstream connections: listeners, epoll, the log, and
+// connections that are being told a last word.
+func spareDescriptors(cfg *Config) int {
+	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4)
+}
+
+// fitDescriptors raises the soft limit on open files to what maxclients needs. Where the hard limit does not allow
+// for it, maxclients is lowered, as Redis does; where nothing would be left, that is an error.
+func fitDescriptors(cfg *Config) error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		cfg.Log.Warn("the limit on open files is not known", "error", err)
+		return nil
+	}
+	spare := spareDescriptors(cfg) + cfg.PoolSize
+	need := uint64(cfg.MaxClients + spare)
+	if limit.Cur < need {
+		raised := limit
+		raised.Cur = min(need, limit.Max)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised); err == nil {
+			limit = raised
+		}
+	}
+	if limit.Cur >= need {
+		return nil
+	}
+	fits := int(limit.Cur) - spare
+	if fits < 1 {
+		return &ConfigError{"maxclients", fmt.Sprint(cfg.MaxClients), fmt.Sprintf(
+			"the process may open %d files, and needs %d besides those for clients; raise its limit (ulimit -n)",
+			limit.Cur, spare)}
+	}
+	cfg.Log.Warn("maxclients lowered: the process may not open as many files", "asked", cfg.MaxClients, "maxclients", fits,
+		"open_files", limit.Cur, "needed", need, "advice", "raise the hard limit on open files (ulimit -Hn, LimitNOFILE)")
+	cfg.MaxClients = fits
+	return nil
+}

@@ -1,0 +1,312 @@
+package proxy
+
+import (
+	"bytes"
+
+	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// command is a command that has been read, in the buffer it was read in.
+type command struct {
+	*resp.Reader
+	row *row
+	// owned: the command is the front of the session's own buffer, which may be given away.
+	owned bool
+}
+
+// dispatch gives a command the treatment that the table has for it. Rest is the input behind it. It reports false
+// if the command has to wait: then it has not been consumed, and will come again.
+func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool {
+	var sub []byte
+	if r.Len() > 1 {
+		sub = r.Arg(1)
+	}
+	c := command{r, lookup(r.Arg(0), sub), !borrowed && len(raw) >= largeValue && &raw[0] == &s.in[0]}
+	switch {
+	case s.denied != nil:
+		return s.deny(c)
+	case s.block > 0:
+		s.transact(c)
+		return true
+	case s.pin != nil:
+		return s.onPin(c)
+	}
+	switch c.row.how {
+	case read, share:
+		return s.share(c, nil)
+	case script:
+		return s.shareScript(c)
+	case block:
+		return s.onNewPin(c)
+	case blockOption:
+		if hasOption(r, "BLOCK", "STREAMS") {
+			return s.onNewPin(c)
+		}
+		return s.share(c, nil)
+	case flush:
+		if r.Len() == 2 && isWord(sub, "ASYNC") {
+			return s.share(c, nil)
+		}
+		return s.onNewPin(c)
+	case multi:
+		return s.startTransaction(c, rest)
+	case exec, discard, unwatch: // there is nothing to end; the upstream says so
+		return s.share(c, nil)
+	}
+	return s.dispatchState(c)
+}
+
+// dispatchState treats the commands that change what the connection is.
+func (s *session) dispatchState(c command) bool {
+	switch c.row.how {
+	case kill:
+		s.close()
+		return true
+	case quit:
+		return s.quit()
+	case reset:
+		return s.reset()
+	case auth:
+		return s.authenticate(c)
+	case hello:
+		return s.hello(c)
+	case selectDB, noTouch, readOnly:
+		return s.switchContext(c)
+	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:
+		link := s.lane()
+		if link == nil {
+			return false
+		}
+		s.identify(c, link)
+		return true
+	}
+	return s.onNewPin(c)
+}
+
+// hasOption reports whether an option is among the arguments, before the word that ends the options.
+func hasOption(r *resp.Reader, option, end string) bool {
+	for i := 1; i < r.Len(); i++ {
+		switch arg := r.Arg(i); {
+		case isWord(arg, option):
+			return true
+		case isWord(arg, end):
+			return false
+		}
+	}
+	return false
+}
+
+// deny answers a command that could not have what it needs. The body of a transaction, or what was to be watched
+// over, must not run without it: such a client is closed.
+func (s *session) deny(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	line := s.denied
+	s.denied = nil
+	if c.row.how == multi || c.row.how == watch {
+		s.condemn(line)
+		return true
+	}
+	s.answer(line)
+	return true
+}
+
+// answer sends a reply that is ours. The caller has made sure that nothing is in flight.
+func (s *session) answer(reply []byte) {
+	if s.mute() == 0 {
+		s.write(reply)
+	}
+}
+
+// mute returns the flag for the reply to the command that is being treated, as CLIENT REPLY has it. It is called
+// once a command.
+func (s *session) mute() multiplex.Flags {
+	if s.replyOff {
+		return multiplex.Mute
+	}
+	if s.skipNext {
+		s.skipNext = false
+		return multiplex.Mute
+	}
+	return 0
+}
+
+// lane returns the lane of the session's context, or nil if the session has to wait: for the lane, or until what
+// it has in flight elsewhere has been answered.
+func (s *session) lane() *multiplex.Link {
+	return s.laneOf(s.ctx)
+}
+
+func (s *session) laneOf(ctx *multiplex.Context) *multiplex.Link {
+	link := ctx.Link()
+	switch {
+	case link == nil:
+		s.awaitLane(ctx)
+		return nil
+	case link != s.link:
+		if s.inFlight > 0 {
+			s.state = barred
+			return nil
+		}
+		s.link = link
+	}
+	return link
+}
+
+// share sends a command on the lane. Sp may be nil.
+func (s *session) share(c command, sp *multiplex.Special) bool {
+	link := s.ctx.Link()
+	if link == nil || link != s.link {
+		if link = s.lane(); link == nil {
+			return false
+		}
+	}
+	s.submit(link, c, sp)
+	return true
+}
+
+// submit sends a command on a link.
+func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special) {
+	flags := s.mute()
+	if c.row.how == read {
+		flags |= multiplex.Safe
+	}
+	raw := c.Bytes()
+	switch {
+	case sp != nil:
+		link.SubmitSpecial(s, raw, flags, sp)
+	case c.owned && len(raw) > 0 && &raw[0] == &s.in[0]:
+		s.inLent = true
+		link.SubmitOwned(s, raw, flags)
+	default:
+		link.Submit(s, raw, flags)
+	}
+	s.inFlight++
+	s.inFlightBytes += len(raw)
+	if s.block == 0 && (s.inFlight >= maxInFlight || s.inFlightBytes >= maxInFlightBytes) {
+		s.state = barred
+	}
+}
+
+// shareScript sends a script on the lane, with a barrier behind it. A user who may not use the barrier's command
+// gets a connection that is closed afterwards.
+func (s *session) shareScript(c command) bool {
+	link := s.lane()
+	if link == nil {
+		return false
+	}
+	if !link.CanEcho() && !s.ctx.Unauthenticated() {
+		return s.onNewPin(c)
+	}
+	s.submit(link, c, nil)
+	if link.CanEcho() {
+		link.Barrier()
+	}
+	return true
+}
+
+const (
+	// A transaction is sent on the lane as a block if it is no larger than this, and otherwise on a pin.
+	maxBlockBytes    = 1 << 20
+	maxBlockCommands = 16 << 10
+)
+
+// startTransaction sends MULTI on the lane if the transaction is in hand up to its end, and otherwise takes a pin.
+// Answering QUEUED without asking the upstream would lose the errors that it reports at that point.
+func (s *session) startTransaction(c command, rest []byte) bool {
+	n, scripts := s.wholeTransaction(c, rest)
+	if n == 0 {
+		return s.onNewPin(c)
+	}
+	link := s.lane()
+	if link == nil {
+		return false
+	}
+	if scripts && !link.CanEcho() {
+		return s.onNewPin(c)
+	}
+	s.block, s.blockScript = n, scripts
+	s.submit(link, c, nil)
+	return true
+}
+
+// wholeTransaction counts the commands behind a MULTI, up to its EXEC or DISCARD, if all of them are in rest and none
+// leaves state behind; otherwise it returns 0.
+func (s *session) wholeTransaction(c command, rest []byte) (n int, scripts bool) {
+	if c.Len() != 1 {
+		return 0, false
+	}
+	r := &s.w.scanner
+	r.Unauthenticated = s.ctx.Unauthenticated()
+	rest = rest[:min(len(rest), maxBlockBytes)]
+	for n < maxBlockCommands {
+		k, err := r.Next(rest)
+		if err != nil || k == 0 {
+			r.Reset()
+			return 0, false
+		}
+		rest = rest[k:]
+		if r.Len() == 0 {
+			return 0, false // an empty command: rare, and no command of the block
+		}
+		n++
+		var sub []byte
+		if r.Len() > 1 {
+			sub = r.Arg(1)
+		}
+		switch lookup(r.Arg(0), sub).how {
+		case read, share, block, blockOption:
+		case script:
+			scripts = true
+		case exec, discard:
+			if r.Len() == 1 {
+				return n, scripts
+			}
+			return 0, false // the transaction goes on
+		default:
+			return 0, false
+		}
+	}
+	return 0, false
+}
+
+// transact sends the next command of a transaction that is in hand. Nobody else's command gets between: the lane
+// is not let go of before the last one.
+func (s *session) transact(c command) {
+	c.row = transactionRow
+	if s.block > 1 {
+		s.submit(s.link, c, nil)
+		s.block--
+		return
+	}
+	link := s.link
+	s.submit(link, c, &multiplex.Special{Done: func(head []byte) {
+		if !transactionOver(head) {
+			link.Break(errStuck)
+		}
+	}})
+	if s.blockScript {
+		link.Barrier()
+	}
+	s.block = 0
+}
+
+// transactionRow stands for the commands of a transaction, which is never sent again.
+var transactionRow = &row{name: "MULTI", how: share}
+
+// transactionOver reports whether the reply to EXEC or DISCARD, which starts with head, ended the transaction. A
+// user who may not use them stays in it.
+func transactionOver(head []byte) bool {
+	if len(head) == 0 || head[0] != '-' {
+		return true
+	}
+	for _, prefix := range []string{"-EXECABORT", "-ERR EXEC without", "-ERR DISCARD without"} {
+		if bytes.HasPrefix(head, []byte(prefix)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,209 @@
+package proxy
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// A client's identity lives here, not on the connection that it shares. Whether it may ask, and what it is told if it
+// asks wrongly, is the upstream's business: it gets a command of the same kind that changes nothing, and if it
+// does not object, the client gets our answer.
+
+// identify treats the subcommands of CLIENT that speak of the client's own connection.
+func (s *session) identify(c command, link *multiplex.Link) {
+	raw, answer := s.twin(c, link)
+	c.row = identityRow
+	if raw == nil {
+		s.submit(link, c, s.collect(answer))
+	} else {
+		s.submitRaw(link, raw, s.collect(answer))
+	}
+	if s.pin != nil || raw != nil {
+		s.bar() // what follows may depend on it
+	}
+}
+
+// identityRow stands for the commands that identify sends, which may be sent again.
+var identityRow = &row{name: "CLIENT", how: read}
+
+// collect returns a Special that has the reply changed before the client gets it; nil: unchanged.
+func (s *session) collect(change func(reply []byte) []byte) *multiplex.Special {
+	muted := s.replyOff || s.skipNext
+	return &multiplex.Special{Collect: true, Done: func(reply []byte) {
+		wasOff := s.replyOff
+		if change != nil {
+			reply = change(reply)
+		}
+		if muted && !(wasOff && !s.replyOff) { // CLIENT REPLY ON itself is answered
+			reply = nil
+		}
+		s.Reply(reply, 1)
+	}}
+}
+
+// submitRaw sends another command in the place of the client's.
+func (s *session) submitRaw(link *multiplex.Link, raw []byte, sp *multiplex.Special) {
+	link.SubmitSpecial(s, raw, multiplex.Safe|s.mute(), sp)
+	s.inFlight++
+}
+
+// twin returns the command that goes upstream instead (nil: the client's own, which changes nothing), and the
+// function that makes the client's reply of the upstream's.
+func (s *session) twin(c command, link *multiplex.Link) (raw []byte, answer func([]byte) []byte) {
+	ifOK := func(f func() []byte) func([]byte) []byte {
+		return func(reply []byte) []byte {
+			if isErrorReply(reply) {
+				return reply
+			}
+			return f()
+		}
+	}
+	args := c.Len()
+	switch c.row.how {
+	case clientID:
+		return nil, ifOK(func() []byte { return fmt.Appendf(nil, ":%d\r\n", s.id) })
+	case clientInfo:
+		return nil, func(reply []byte) []byte { return s.clientInfo(reply) }
+	case clientGetName:
+		return nil, ifOK(s.nameReply)
+	case clientSetName:
+		if args == 3 && validName(c.Arg(2)) {
+			name := string(c.Arg(2))
+			return resp.AppendCommand(nil, "CLIENT", "SETNAME", link.Name()),
+				ifOK(func() []byte { s.identity().name = name; return replyOK })
+		}
+	case clientSetInfo:
+		return s.setInfoTwin(c)
+	case clientNoEvict:
+		if args == 3 && (isWord(c.Arg(2), "ON") || isWord(c.Arg(2), "OFF")) {
+			return resp.AppendCommand(nil, "CLIENT", "NO-EVICT", "ON"), nil // our connections are never to be evicted
+		}
+	case clientReply:
+		if args == 3 && (isWord(c.Arg(2), "ON") || isWord(c.Arg(2), "OFF") || isWord(c.Arg(2), "SKIP")) {
+			return resp.AppendCommand(nil, "CLIENT", "REPLY", "ON"), s.setReply(string(upper(nil, c.Arg(2))))
+		}
+	case clientMaint:
+		// Asked for with no arguments: an upstream that knows them would begin to send notifications.
+		return resp.AppendCommand(nil, []byte("CLIENT"), c.Arg(1)), maintReply(string(c.Arg(1)))
+	}
+	return nil, nil
+}
+
+// setInfoTwin treats CLIENT SETINFO. The client is known by what it says even where the upstream does not know the
+// command.
+func (s *session) setInfoTwin(c command) (raw []byte, answer func([]byte) []byte) {
+	if c.Len() != 4 || !validName(c.Arg(3)) {
+		return nil, nil
+	}
+	value := string(c.Arg(3))
+	switch who := s.identity(); {
+	case isWord(c.Arg(2), "LIB-NAME"):
+		who.libName = value
+	case isWord(c.Arg(2), "LIB-VER"):
+		who.libVer = value
+	default:
+		return nil, nil
+	}
+	return resp.AppendCommand(nil, []byte("CLIENT"), c.Arg(1), c.Arg(2), []byte("redbouncer")), nil
+}
+
+// setReply returns what CLIENT REPLY does once the upstream has allowed it. Neither OFF nor SKIP is answered.
+func (s *session) setReply(mode string) func([]byte) []byte {
+	return func(reply []byte) []byte {
+		if isErrorReply(reply) {
+			return reply
+		}
+		s.replyOff, s.skipNext = mode == "OFF", mode == "SKIP" && !s.replyOff
+		if mode == "ON" {
+			return replyOK
+		}
+		return nil
+	}
+}
+
+// maintReply has the client told that there is no such subcommand, whatever the upstream says.
+func maintReply(sub string) func([]byte) []byte {
+	return func(reply []byte) []byte {
+		if harmless(reply) && !bytes.HasPrefix(reply, []byte("-ERR wrong number")) {
+			return reply
+		}
+		return fmt.Appendf(nil, "-ERR unknown subcommand '%s'. Try CLIENT HELP.\r\n", sub)
+	}
+}
+
+func (s *session) identity() *identity {
+	if s.who == nil {
+		s.who = &identity{}
+	}
+	return s.who
+}
+
+// nameReply is the reply to CLIENT GETNAME.
+func (s *session) nameReply() []byte {
+	switch {
+	case s.who != nil && s.who.name != "":
+		return resp.AppendBulk(nil, s.who.name)
+	case s.ctx.RESP == 3:
+		return []byte("_\r\n")
+	}
+	return []byte("$-1\r\n")
+}
+
+// validName reports whether Redis takes a client's name, or a library's (networking.c: validateClientAttr).
+func validName(name []byte) bool {
+	for _, c := range name {
+		if c < '!' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// clientInfo puts the client's own facts into the line that the upstream gave of the lane, which has the form of
+// the upstream's version.
+func (s *session) clientInfo(reply []byte) []byte {
+	if isErrorReply(reply) {
+		return reply
+	}
+	header, body, ok := bytes.Cut(reply, []byte("\r\n"))
+	if !ok || len(header) == 0 {
+		return reply
+	}
+	line := strings.TrimRight(string(body), "\r\n")
+	format := ""
+	if header[0] == '=' { // a verbatim string starts with its format
+		format, line = "txt:", strings.TrimPrefix(line, "txt:")
+	}
+	out := format + s.infoLine(line) + "\n"
+	return fmt.Appendf(nil, "%c%d\r\n%s\r\n", header[0], len(out), out)
+}
+
+// infoLine replaces the values of a line of CLIENT LIST that speak of the connection by this client's.
+func (s *session) infoLine(line string) string {
+	who := s.identity()
+	user := s.ctx.User
+	own := map[string]string{
+		"id": strconv.FormatInt(s.id, 10), "addr": s.remote, "laddr": s.conn.LocalAddr(),
+		"fd": strconv.Itoa(s.conn.FD()), "name": who.name, "lib-name": who.libName, "lib-ver": who.libVer,
+		"age": strconv.Itoa(int(time.Since(s.created) / time.Second)), "idle": "0", "flags": "N",
+		"db": strconv.Itoa(s.ctx.DB), "resp": strconv.Itoa(int(s.ctx.RESP)), "redir": "-1",
+		"qbuf": strconv.Itoa(len(s.in)), "omem": strconv.Itoa(s.out.size),
+	}
+	if user != "" {
+		own["user"] = user
+	}
+	fields := strings.Split(line, " ")
+	for i, field := range fields {
+		key, _, _ := strings.Cut(field, "=")
+		if v, ok := own[key]; ok {
+			fields[i] = key + "=" + v
+		}
+	}
+	return strings.Join(fields, " ")
+}

@@ -1,0 +1,218 @@
+package proxy
+
+import (
+	"bytes"
+
+	"github.com/redbouncer/redbouncer/multiplex"
+)
+
+// pin is the upstream connection that a session has for itself, and the state of the client that lives on it. The
+// session gives it back as soon as there is none.
+type pin struct {
+	link     *multiplex.Link
+	fresh    bool          // has not carried a command of this client
+	multi    bool          // in a transaction
+	watching bool          // WATCH is in force
+	blocking bool          // the command in flight may wait for others
+	sticky   bool          // there is state that we do not follow: until the client goes
+	once     bool          // closed once it is given back
+	sub      *subscription // subscribed, or was
+}
+
+func (s *session) takePin(link *multiplex.Link) {
+	s.pin = &pin{link: link, fresh: true}
+	s.link = link
+}
+
+// releasePin gives the pin back if no state of the client is on it. The caller has made sure that nothing is in
+// flight.
+func (s *session) releasePin() {
+	p := s.pin
+	if p == nil || p.fresh || s.relaying {
+		return
+	}
+	p.blocking = false
+	if p.multi || p.watching || p.sticky || p.sub != nil && p.sub.total() > 0 {
+		return
+	}
+	s.pin, s.link = nil, nil
+	if p.once || p.sub != nil {
+		s.w.pool.DiscardPin(p.link)
+		return
+	}
+	s.w.pool.ReleasePin(p.link)
+}
+
+// dropPin closes the pin, with whatever is on it.
+func (s *session) dropPin() {
+	if p := s.pin; p != nil {
+		s.pin, s.link = nil, nil
+		s.w.pool.DiscardPin(p.link)
+	}
+}
+
+// onPin treats a command of a session that has a pin. Outside of a transaction, whatever may change the state of
+// the connection goes alone: the next command is read when it has been answered.
+func (s *session) onPin(c command) bool {
+	p := s.pin
+	switch c.row.how {
+	case kill:
+		s.close()
+		return true
+	case quit:
+		return s.quit()
+	case reset:
+		return s.reset()
+	}
+	switch {
+	case p.sub != nil:
+		return s.onSubscribed(c)
+	case p.multi:
+		return s.inTransaction(c)
+	}
+	if !c.row.plain() && s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	fresh := p.fresh
+	p.fresh = false
+	switch c.row.how {
+	case read, share:
+		s.submit(p.link, c, nil)
+		return true
+	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:
+		s.identify(c, p.link)
+	case subscribe:
+		return s.startSubscription(c)
+	case relay:
+		return s.startRelay(c)
+	case unknown:
+		p.sticky = true
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = !harmless(head) }})
+	case multi:
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.multi = head[0] == '+' }})
+	case watch:
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching || head[0] == '+' }})
+	case unwatch:
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching && head[0] != '+' }})
+	case hello:
+		p.sticky = true
+		s.submit(p.link, c, s.collect(s.withID))
+	default:
+		switch c.row.how {
+		case block, blockOption, flush:
+			p.blocking = true
+		case once, script:
+			p.once = true
+		case own, exec, discard:
+		case selectDB, noTouch, readOnly:
+			// One that took a pin by itself does not have the right form, and will be refused.
+			p.once, p.sticky = fresh, !fresh
+		default: // AUTH and others that change what the connection is
+			p.sticky = true
+		}
+		s.submit(p.link, c, nil)
+	}
+	s.bar()
+	return true
+}
+
+// bar has the session read on when everything in flight has been answered.
+func (s *session) bar() {
+	if s.inFlight > 0 && s.state == flowing {
+		s.state = barred
+	}
+}
+
+// harmless reports whether a reply, which starts with head, says that a command was not even looked at, so that it
+// cannot have left state behind.
+func harmless(head []byte) bool {
+	for _, prefix := range []string{
+		"-ERR unknown command", "-ERR unknown subcommand", "-ERR Unknown subcommand", "-ERR wrong number of arg",
+		"-NOPERM", "-NOAUTH",
+	} {
+		if bytes.HasPrefix(head, []byte(prefix)) {
+			return true
+		}
+	}
+	return false
+}
+
+// inTransaction treats a command between MULTI and EXEC that were not in hand together.
+func (s *session) inTransaction(c command) bool {
+	p := s.pin
+	switch c.row.how {
+	case exec, discard:
+		if c.Len() != 1 {
+			break
+		}
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
+			if transactionOver(head) {
+				p.multi, p.watching = false, false
+			}
+		}})
+		s.bar()
+		return true
+	case subscribe, auth, hello, relay, clientReply:
+		// They break the shape of EXEC's reply: it cannot be told any more where a reply ends.
+		return s.startRelay(c)
+	case read, share, block, blockOption, flush, own, multi, watch, unwatch:
+	case script, once:
+		p.once = true
+	default:
+		p.sticky = true
+	}
+	c.row = transactionRow
+	s.submit(p.link, c, nil)
+	return true
+}
+
+// startRelay passes every byte on from now on, both ways, until one side hangs up: nobody can follow the state of
+// such a connection.
+func (s *session) startRelay(c command) bool {
+	s.relaying = true
+	s.inFlight, s.state = 0, flowing
+	s.pin.sticky = true
+	s.pin.link.Raw(func(b []byte) { s.write(b) })
+	s.pin.link.Send(c.Bytes())
+	return true
+}
+
+func (s *session) relay(b []byte) {
+	if len(b) == 0 || s.pin == nil {
+		return
+	}
+	s.pin.link.Send(b)
+	if int64(s.pin.link.Backlog()) > s.w.cfg.ClientQueryBufferLimit {
+		s.close()
+	}
+}
+
+// quit answers and closes, once everything before it has been answered. What was sent behind it is not run.
+func (s *session) quit() bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	s.answer(replyOK)
+	s.leave()
+	return true
+}
+
+// reset puts the session back to where it began.
+func (s *session) reset() bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	s.dropPin()
+	s.setContext(s.w.pool.Initial())
+	s.replyOff, s.skipNext = false, false
+	if s.who != nil {
+		s.who.name = ""
+	}
+	s.write([]byte("+RESET\r\n"))
+	return true
+}
+
+var replyOK = []byte("+OK\r\n")

@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+)
+
+const (
+	// A refusal waits this long for the client's first command, so that the text is a reply to it.
+	refusalGrace = 500 * time.Millisecond
+	// lingerTime is how long a client that has been said goodbye to may go on sending, unheard.
+	lingerTime = 250 * time.Millisecond
+	// maxRefusals and maxLingering bound the connections a worker holds open for the sake of a last word. Beyond
+	// them, it is text and close at once.
+	maxRefusals  = 512
+	maxLingering = 512
+)
+
+// refuse tells a client that there are too many, in a way that its library will show: the text is the reply to the
+// client's first command, or comes after a short grace, and the connection is not closed under what the client
+// still sends. (Redis writes at accept and closes; a client that writes before it reads gets a reset.)
+func (w *worker) refuse(in eventloop.Incoming) {
+	r := &refusal{w: w}
+	conn, err := w.loop.Attach(in, r)
+	if err != nil {
+		return
+	}
+	r.conn = conn
+	if w.refusals >= maxRefusals || w.stopping {
+		_, _ = conn.Write(replyFull) // fits the socket's buffer; and the client may be gone
+		conn.Close()
+		return
+	}
+	w.refusals++
+	r.timer = w.loop.AfterFunc(refusalGrace, r.tell)
+}
+
+// refusal is a client that was not let in and has not been told yet.
+type refusal struct {
+	w     *worker
+	conn  *eventloop.Conn
+	timer *eventloop.Timer
+}
+
+// tell writes the text and says goodbye.
+func (r *refusal) tell() {
+	r.end()
+	if _, err := r.conn.Write(replyFull); err != nil || !r.w.startLinger(r.conn) {
+		r.conn.Close()
+	}
+}
+
+func (r *refusal) end() {
+	r.timer.Stop()
+	r.w.refusals--
+}
+
+// Data implements eventloop.Handler: the client has spoken.
+func (r *refusal) Data([]byte) { r.tell() }
+
+// EOF implements eventloop.Handler.
+func (r *refusal) EOF() { r.tell() }
+
+// HungUp implements eventloop.Handler.
+func (r *refusal) HungUp() {}
+
+// Writable implements eventloop.Handler.
+func (r *refusal) Writable() {}
+
+// Failed implements eventloop.Handler.
+func (r *refusal) Failed(error) { r.end() }
+
+// startLinger shuts the write side of a connection, drops what still comes, and closes it when the peer has, or
+// after lingerTime. It reports false if too many linger already.
+func (w *worker) startLinger(conn *eventloop.Conn) bool {
+	if w.lingering >= maxLingering {
+		return false
+	}
+	w.lingering++
+	l := &lingerer{w: w, conn: conn}
+	conn.SetHandler(l)
+	conn.ResumeRead()
+	conn.CloseWrite()
+	l.timer = w.loop.AfterFunc(lingerTime, l.close)
+	return true
+}
+
+// lingerer is a connection that has been told its last word.
+type lingerer struct {
+	w     *worker
+	conn  *eventloop.Conn
+	timer *eventloop.Timer
+}
+
+func (l *lingerer) close() {
+	l.conn.Close()
+	l.Failed(nil)
+}
+
+// Data implements eventloop.Handler: nobody listens.
+func (l *lingerer) Data([]byte) {}
+
+// EOF implements eventloop.Handler.
+func (l *lingerer) EOF() { l.close() }
+
+// HungUp implements eventloop.Handler.
+func (l *lingerer) HungUp() {}
+
+// Writable implements eventloop.Handler.
+func (l *lingerer) Writable() {}
+
+// Failed implements eventloop.Handler.
+func (l *lingerer) Failed(error) {
+	l.timer.Stop()
+	l.w.lingering--
+}

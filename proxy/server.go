@@ -1,0 +1,310 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+)
+
+// DefaultLoops returns the number of event loops that a Server has if it is not told: half of the processors, as
+// the upstream and the kernel need some too, and at most 4, which is what one upstream can keep busy. On two
+// processors one loop was measured to be faster than two by two fifths: more loops mean less batching.
+func DefaultLoops() int { return min(max(runtime.GOMAXPROCS(0)/2, 1), 4) }
+
+// Server is the proxy. Create it with New.
+type Server struct {
+	// Static after construction.
+	cfg       Config
+	listeners []net.Listener
+	workers   []*worker
+	gate      *limits.Gate
+	budget    *limits.Budget
+	auth      *multiplex.Authenticator
+
+	// Atomic.
+	ids      atomic.Int64
+	counters counters
+
+	// Owned by the first worker's loop.
+	turn       int // which worker gets the next client
+	stopAccept []func()
+}
+
+// New checks the configuration and opens the listeners; nobody is served before Run. An error is a *ConfigError
+// where a setting cannot be used. A limit that the process cannot have is lowered, and the log says to what.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	if lanes := limits.MaxLanes(cfg.PoolSize); cfg.Loops > lanes {
+		cfg.Log.Warn("loops lowered: each needs an upstream connection", "loops", lanes, "pool-size", cfg.PoolSize)
+		cfg.Loops = lanes
+	}
+	if err := fitDescriptors(&cfg); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval)}
+	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
+	s.auth = multiplex.NewAuthenticator(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
+	for range cfg.Loops {
+		w, err := newWorker(s)
+		if err != nil {
+			return nil, err
+		}
+		s.workers = append(s.workers, w)
+	}
+	for _, addr := range cfg.Listen {
+		ln, err := listen(addr, cfg.TCPBacklog)
+		if err != nil {
+			s.closeListeners()
+			return nil, err
+		}
+		s.listeners = append(s.listeners, ln)
+	}
+	return s, nil
+}
+
+// listen opens one listener.
+func listen(addr string, backlog int) (net.Listener, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+		removeStale(path)
+	}
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, &ConfigError{"listen", addr, err.Error()}
+	}
+	if err := eventloop.SetBacklog(ln, backlog); err != nil {
+		_ = ln.Close()
+		return nil, &ConfigError{"tcp-backlog", fmt.Sprint(backlog), err.Error()}
+	}
+	return ln, nil
+}
+
+// removeStale removes the socket that a process has left behind that is no more. One that answers is left alone:
+// opening the listener will fail and say so.
+func removeStale(path string) {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode()&os.ModeSocket == 0 {
+		return
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = c.Close()
+		return
+	}
+	_ = os.Remove(path)
+}
+
+func (s *Server) closeListeners() {
+	for _, ln := range s.listeners {
+		_ = ln.Close()
+	}
+}
+
+// Addrs returns the addresses that clients are accepted at.
+func (s *Server) Addrs() []net.Addr {
+	addrs := make([]net.Addr, len(s.listeners))
+	for i, ln := range s.listeners {
+		addrs[i] = ln.Addr()
+	}
+	return addrs
+}
+
+// nudge has every loop make room, if it can: somebody waits for an upstream connection.
+func (s *Server) nudge() {
+	for _, w := range s.workers {
+		w.pool.Relieve()
+	}
+}
+
+// Run serves until ctx is done. Then it accepts nobody any more, answers what it has been sent, closes, and returns
+// nil; or an error if that took longer than shutdown-timeout, when it has closed all the same. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	var running errgroup.Group
+	running.Go(func() error { s.auth.Run(); return nil })
+	for _, w := range s.workers {
+		running.Go(func() error { w.run(); return nil })
+	}
+	first := s.workers[0]
+	started := make(chan error, 1)
+	first.loop.Post(func() { started <- s.accept() })
+	err := <-started
+	if err == nil {
+		s.announce()
+		<-ctx.Done()
+		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
+		err = s.drain()
+	}
+	s.auth.Stop()
+	for _, w := range s.workers {
+		w.loop.Post(w.abandon)
+		w.loop.Stop()
+	}
+	_ = running.Wait() // they return no errors
+	st := s.gate.Stats()
+	s.cfg.Log.Info("stopped", "clients_served", st.Total, "clients_refused", st.Refused)
+	return err
+}
+
+// accept opens the doors, on the first worker's loop.
+func (s *Server) accept() error {
+	w := s.workers[0]
+	for _, ln := range s.listeners {
+		stop, err := w.loop.Listen(ln, s.incoming)
+		if err != nil {
+			return err
+		}
+		s.stopAccept = append(s.stopAccept, stop)
+	}
+	w.loop.AfterFunc(time.Second, s.reportRefusals)
+	w.pool.Warm()
+	return nil
+}
+
+func (s *Server) announce() {
+	for _, addr := range s.Addrs() {
+		s.cfg.Log.Info("listening", "listen", addr.String())
+	}
+	s.cfg.Log.Info("redbouncer is ready", "version", s.cfg.Version, "upstream", s.cfg.Upstream.String(),
+		"maxclients", s.cfg.MaxClients, "pool-size", s.cfg.PoolSize, "loops", s.cfg.Loops)
+}
+
+// incoming puts a new client on a loop, in turn, if the gate lets it in.
+func (s *Server) incoming(in eventloop.Incoming) {
+	in.KeepAlive(s.cfg.TCPKeepAlive)
+	w := s.workers[s.turn%len(s.workers)]
+	s.turn++
+	if !s.gate.Admit() {
+		s.logRefusal(in)
+		s.hand(w, func() { w.refuse(in) }, in)
+		return
+	}
+	if !s.hand(w, func() { w.admit(in) }, in) {
+		s.gate.Leave()
+	}
+}
+
+// hand runs f on a worker's loop; this is the first worker's.
+func (s *Server) hand(w *worker, f func(), in eventloop.Incoming) bool {
+	if w == s.workers[0] {
+		f()
+		return true
+	}
+	if !w.loop.Post(f) {
+		in.Close()
+		return false
+	}
+	return true
+}
+
+func (s *Server) logRefusal(in eventloop.Incoming) {
+	source := sourceOf(in.Remote())
+	if s.gate.Tell(source, s.workers[0].loop.Now()) {
+		s.cfg.Log.Warn("client refused: max number of clients reached", "source", source, "client", in.Remote(),
+			"maxclients", s.cfg.MaxClients)
+	}
+}
+
+// reportRefusals tells the log, at the end of an interval, how many refusals it was not told of.
+func (s *Server) reportRefusals() {
+	w := s.workers[0]
+	w.loop.AfterFunc(time.Second, s.reportRefusals)
+	for _, x := range s.gate.Expire(w.loop.Now()) {
+		s.cfg.Log.Warn("more clients refused: max number of clients reached", "source", x.Source, "suppressed", x.Count,
+			"interval", s.cfg.LogInterval.String(), "maxclients", s.cfg.MaxClients)
+	}
+}
+
+// drain closes the doors and waits for the sessions to end.
+func (s *Server) drain() error {
+	var left sync.WaitGroup
+	left.Add(len(s.workers))
+	s.workers[0].loop.Post(func() {
+		for _, stop := range s.stopAccept {
+			stop()
+		}
+		for _, w := range s.workers {
+			w.loop.Post(func() { w.stop(left.Done) })
+		}
+	})
+	drained := make(chan struct{})
+	go waitFor(&left, drained)
+	select {
+	case <-drained:
+		return nil
+	case <-time.After(s.cfg.ShutdownTimeout):
+		return errors.New("shutdown-timeout has passed: the clients that were left have been closed")
+	}
+}
+
+// waitFor closes done when the group is done. It may outlive a drain that took too long, until its loops have
+// closed what was left.
+func waitFor(group *sync.WaitGroup, done chan<- struct{}) {
+	group.Wait()
+	close(done)
+}
+
+// Stats are the server's counters and gauges.
+type Stats struct {
+	Clients      int    // connected
+	MaxClients   int    // the limit in force
+	Upstream     int    // upstream connections open or being opened
+	PoolSize     int    // the limit in force
+	Lanes        int    // upstream connections that are shared
+	Pins         int    // upstream connections that are lent
+	IdlePins     int    // upstream connections kept for lending
+	InFlight     int    // commands sent upstream whose replies are not complete
+	Waiting      int    // sessions and connections that wait for something
+	Admitted     uint64 // clients let in since the start
+	Refused      uint64 // clients refused since the start
+	PoolTimeouts uint64 // commands refused because no upstream connection came free in time
+	Lost         uint64 // clients closed because their upstream connection broke
+	LostUpstream uint64 // upstream connections that broke
+}
+
+// Stats collects the counters. It may be called from any goroutine, but not from a loop, while Run runs.
+func (s *Server) Stats() Stats {
+	g := s.gate.Stats()
+	st := Stats{
+		Clients: g.Open, MaxClients: g.Max, Admitted: g.Total, Refused: g.Refused,
+		PoolSize:     s.budget.Size(),
+		PoolTimeouts: s.counters.poolTimeouts.Load(), Lost: s.counters.lost.Load(),
+	}
+	for _, k := range []limits.Kind{limits.Lane, limits.Pin, limits.Control} {
+		st.Upstream += s.budget.Open(k)
+		st.Waiting += s.budget.Waiting(k)
+	}
+	for _, w := range s.workers {
+		st.LostUpstream += w.pool.Lost()
+		got := make(chan multiplex.PoolStats, 1)
+		if !w.loop.Post(func() { got <- w.pool.Stats() }) {
+			continue
+		}
+		select {
+		case p := <-got:
+			st.Lanes += p.Lanes
+			st.Pins += p.Pins
+			st.IdlePins += p.Idle
+			st.InFlight += p.InFlight + p.Resend
+			st.Waiting += p.Waiting
+		case <-w.done:
+		}
+	}
+	return st
+}

@@ -1,0 +1,439 @@
+package proxy
+
+import (
+	"errors"
+	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// sessionState says what a session is doing with its input.
+//
+//	flowing ◄──► barred         until nothing is in flight
+//	   ▲ ▲─────► awaitingLane   until its context has a lane
+//	   │ ▲─────► awaitingPin    until it gets a connection of its own
+//	   │ └─────► awaitingAuth   until the upstream has checked its credentials
+//	   └───────► leaving ──► gone (terminal; any state may go there)
+type sessionState uint8
+
+const (
+	flowing sessionState = iota
+	barred
+	awaitingLane
+	awaitingPin
+	awaitingAuth
+	leaving // has been said goodbye to: nothing is read, what is left is written
+	gone
+)
+
+const (
+	// A session that has this much in flight is not read until all of it has been answered, so that nobody fills a
+	// lane for the others.
+	maxInFlight      = 8192
+	maxInFlightBytes = 8 << 20
+
+	// waitingInput is how much a session that waits may send on before its socket is left unread, in bytes.
+	waitingInput = 64 << 10
+	// keepProgress is the size from which a command that has come in part is not parsed from its start again.
+	keepProgress = 4 << 10
+	// largeValue is the size from which a value is read into its place without a copy, and handed on likewise.
+	largeValue = 64 << 10
+	// trustValue is how much of a value must have come before memory is set aside for all of it.
+	trustValue = 1 << 20
+)
+
+// session is our state for a client. It implements eventloop.Handler for the client's connection and
+// multiplex.Client for the replies. It belongs to its worker's loop.
+type session struct {
+	// Static after construction.
+	w       *worker
+	conn    *eventloop.Conn
+	id      int64
+	remote  string
+	created time.Time
+
+	// Neighbours in the worker's list.
+	prev, next *session
+
+	// Owned by the loop.
+	state    sessionState
+	queued   bool // is in worker.ready
+	eof      bool // the client will send nothing more
+	relaying bool // every byte is passed on as it is, both ways
+	spoke    bool // has sent a command
+	in       []byte
+	inLent   bool // a link owns the memory under in
+	inPlace  bool // the next read lands in the spare capacity of in
+	partial  *resp.Reader
+	arrived  time.Time // when the input came that is being worked on
+	out      outbox
+
+	inFlight      int
+	inFlightBytes int
+	ctx           *multiplex.Context
+	moving        *multiplex.Context // where it is about to move; entered
+	link          *multiplex.Link    // the lane of what is in flight
+	pin           *pin
+	wait          *waiting
+	denied        []byte // what the command at the front of the input is to be answered
+	doom          []byte // what the client is told once nothing is in flight, before it goes
+	block         int    // commands of a transaction that follow, all in hand
+	blockScript   bool   // one of them is a script
+
+	who      *identity
+	replyOff bool
+	skipNext bool
+}
+
+// identity is what a client has said of itself.
+type identity struct {
+	name, libName, libVer string
+}
+
+// waiting is what a session waits for.
+type waiting struct {
+	timer *eventloop.Timer
+	lane  *multiplex.Context // entered
+	pin   *multiplex.PinRequest
+	since time.Time
+}
+
+// Data implements eventloop.Handler: the client has sent something.
+func (s *session) Data(b []byte) {
+	s.arrived = s.w.loop.Now()
+	switch {
+	case s.state >= leaving, s.doom != nil:
+		return
+	case s.relaying:
+		s.relay(b)
+		return
+	case s.inPlace:
+		s.in = s.in[:len(s.in)+len(b)]
+	case len(s.in) > 0:
+		s.in = append(s.in, b...)
+	case s.state == flowing:
+		s.advance(b, true)
+		return
+	default:
+		s.in = append(s.in, b...)
+	}
+	if s.state == flowing {
+		s.advance(s.in, false)
+	} else {
+		s.bound()
+	}
+}
+
+// bound stops reading a client that waits, and closes one that has sent more than it may.
+func (s *session) bound() {
+	switch {
+	case int64(len(s.in)) > s.w.cfg.ClientQueryBufferLimit:
+		s.w.log.Warn("client closed: it exceeds client-query-buffer-limit", "client", s.remote, "bytes", len(s.in))
+		s.close()
+	case s.state != flowing && len(s.in) > waitingInput:
+		s.conn.ReadInto(nil)
+		s.inPlace = false
+		s.conn.PauseRead()
+	}
+}
+
+// advance works on the input as far as it goes. Borrowed input is the loop's and must be copied to be kept.
+func (s *session) advance(in []byte, borrowed bool) {
+	r := &s.w.reader
+	if s.partial != nil {
+		r = s.partial
+	}
+	r.Unauthenticated = s.ctx.Unauthenticated()
+	for s.state == flowing && !s.relaying && len(in) > 0 {
+		n, err := r.Next(in)
+		if err != nil {
+			r.Reset()
+			s.condemn([]byte("-ERR " + err.Error() + "\r\n"))
+			return
+		}
+		if n == 0 {
+			break
+		}
+		if r.Len() > 0 && !s.dispatch(r, in[:n], in[n:], borrowed) {
+			break
+		}
+		in = in[n:]
+		if s.partial != nil {
+			s.partial, r = nil, &s.w.reader
+			r.Unauthenticated = s.ctx.Unauthenticated()
+		}
+	}
+	if s.state >= leaving {
+		r.Reset()
+		return
+	}
+	if s.relaying {
+		s.relay(in)
+		s.in = nil
+		return
+	}
+	s.keep(in, borrowed)
+	s.keepProgress(r)
+	s.bound()
+	s.settle()
+}
+
+// keep stores the input that is left.
+func (s *session) keep(in []byte, borrowed bool) {
+	switch {
+	case len(in) == 0:
+		s.in = nil
+	case borrowed || s.inLent:
+		s.in = append(make([]byte, 0, len(in)+512), in...)
+	case len(in) < len(s.in):
+		s.in = s.in[:copy(s.in, in)]
+	}
+	s.inLent = false
+}
+
+// keepProgress remembers how far an unfinished command has been parsed, where that saves work, and makes room for
+// the rest of a large value.
+func (s *session) keepProgress(r *resp.Reader) {
+	s.inPlace = false
+	if len(s.in) < keepProgress || s.state != flowing {
+		r.Reset()
+		s.partial = nil
+		s.conn.ReadInto(nil)
+		return
+	}
+	if s.partial == nil {
+		s.partial = r.Detach()
+	}
+	missing := s.partial.Missing(len(s.in))
+	if missing < largeValue {
+		s.conn.ReadInto(nil)
+		return
+	}
+	room := missing
+	if len(s.in) < trustValue {
+		room = min(missing, max(len(s.in), largeValue))
+	}
+	if cap(s.in)-len(s.in) < min(room, largeValue) {
+		s.in = append(make([]byte, 0, len(s.in)+room), s.in...)
+	}
+	s.inPlace = true
+	s.conn.ReadInto(s.in[len(s.in):cap(s.in)])
+}
+
+// EOF implements eventloop.Handler. What the client sent before is still answered, as by Redis; only what waits
+// for somebody else is cancelled.
+func (s *session) EOF() {
+	s.eof = true
+	switch {
+	case s.state >= leaving:
+		s.close()
+	case s.relaying, s.pin != nil && (s.pin.blocking || s.pin.sub != nil), s.wait != nil && s.wait.pin != nil:
+		s.close()
+	default:
+		s.settle()
+	}
+}
+
+// HungUp implements eventloop.Handler: the client hung up with input unread.
+func (s *session) HungUp() {
+	if s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.pin != nil {
+		s.close()
+	}
+}
+
+// Failed implements eventloop.Handler.
+func (s *session) Failed(error) { s.close() }
+
+// Writable implements eventloop.Handler.
+func (s *session) Writable() {
+	if err := s.out.flush(s.conn); err != nil {
+		s.close()
+		return
+	}
+	s.settle()
+}
+
+// Reply implements multiplex.Client.
+func (s *session) Reply(b []byte, done int) {
+	s.inFlight -= done
+	if len(b) > 0 {
+		s.write(b)
+	}
+	if s.inFlight == 0 {
+		s.inFlightBytes = 0
+		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping {
+			s.wake()
+		}
+	}
+}
+
+// Lost implements multiplex.Client.
+func (s *session) Lost(err error) {
+	if s.state == gone {
+		return
+	}
+	s.pin = nil // it has gone by itself
+	s.w.log.Debug("client closed: its upstream connection broke", "client", s.remote, "error", err)
+	s.w.counters.lost.Add(1)
+	s.flushAndClose()
+}
+
+// wake has the session go on in this turn, after what is being done now.
+func (s *session) wake() {
+	if !s.queued {
+		s.queued = true
+		s.w.ready = append(s.w.ready, s)
+	}
+}
+
+// proceed goes on after something that the session waited for.
+func (s *session) proceed() {
+	if s.state >= leaving {
+		return
+	}
+	if s.inFlight == 0 {
+		s.releasePin()
+		if s.state == barred {
+			s.state = flowing
+		}
+	}
+	if s.state == flowing && s.doom == nil {
+		s.conn.ResumeRead()
+		if len(s.in) > 0 {
+			s.advance(s.in, false)
+			return
+		}
+	}
+	s.settle()
+}
+
+// settle does what was put off until nothing is in flight: the goodbye to a client that broke the protocol, the end
+// of one that has hung up, or of all of them.
+func (s *session) settle() {
+	if s.state == leaving {
+		if s.out.size == 0 {
+			s.linger()
+		}
+		return
+	}
+	if s.inFlight > 0 || s.state == gone {
+		return
+	}
+	switch {
+	case s.doom != nil:
+		s.write(s.doom)
+		s.leave()
+	case s.state != flowing:
+	case s.eof, s.w.stopping:
+		s.leave()
+	}
+}
+
+// condemn ends the session with a last word, once what is in flight has been answered.
+func (s *session) condemn(word []byte) {
+	s.doom, s.in, s.partial, s.state = word, nil, nil, barred
+	s.conn.ReadInto(nil)
+	s.inPlace = false
+	s.settle()
+}
+
+// write sends to the client, or keeps what it does not take at once.
+func (s *session) write(b []byte) {
+	if s.state == gone {
+		return
+	}
+	if s.out.size == 0 {
+		n, err := s.conn.Write(b)
+		if err != nil {
+			s.close()
+			return
+		}
+		b = b[n:]
+		if len(b) == 0 {
+			return
+		}
+	}
+	s.out.add(b)
+	if int64(s.out.size) > s.w.cfg.ClientOutputBufferLimit {
+		s.w.log.Warn("client closed: it exceeds client-output-buffer-limit", "client", s.remote, "bytes", s.out.size)
+		s.w.counters.slow.Add(1)
+		s.close()
+	}
+}
+
+// leave reads nothing more, writes what is left, and then closes.
+func (s *session) leave() {
+	if s.state >= leaving {
+		return
+	}
+	s.dropPin()
+	s.stopWaiting()
+	s.state, s.in, s.partial = leaving, nil, nil
+	s.conn.ReadInto(nil)
+	s.conn.ResumeRead() // and drop it: unread input would have the kernel reset the connection
+	s.settle()
+}
+
+// linger says goodbye: it shuts the write side and drains what still comes for a moment, so that the last word
+// arrives.
+func (s *session) linger() {
+	if s.eof || !s.w.startLinger(s.conn) {
+		s.close()
+		return
+	}
+	s.release()
+}
+
+// flushAndClose closes without waiting, after what the client has been answered so far.
+func (s *session) flushAndClose() {
+	if s.out.size > 0 {
+		s.leave()
+		return
+	}
+	s.close()
+}
+
+// close ends the session at once. What it has in flight is answered to nobody.
+func (s *session) close() {
+	if s.state == gone {
+		return
+	}
+	s.conn.Close()
+	s.release()
+}
+
+// release gives back all that the session holds but its connection.
+func (s *session) release() {
+	s.state = gone
+	s.dropPin()
+	s.stopWaiting()
+	s.ctx.Leave()
+	s.dropMoving()
+	s.in, s.partial, s.out = nil, nil, outbox{}
+	s.w.remove(s)
+}
+
+// stopWaiting gives up whatever the session waits for.
+func (s *session) stopWaiting() {
+	wt := s.wait
+	if wt == nil {
+		return
+	}
+	s.wait = nil
+	wt.timer.Stop()
+	if wt.lane != nil {
+		wt.lane.Abandon(s)
+		wt.lane.Leave()
+	}
+	if wt.pin != nil {
+		wt.pin.Cancel()
+	}
+}
+
+// errFull is what a client is told that cannot have what it needs, in Redis's own words: client libraries know
+// them.
+var errFull = errors.New("max number of clients reached")
+
+var replyFull = []byte("-ERR " + errFull.Error() + "\r\n")

@@ -1,0 +1,240 @@
+package proxy
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+
+	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// setContext moves the session to another context.
+func (s *session) setContext(key multiplex.Key) {
+	next := s.w.pool.Context(key)
+	next.Enter()
+	s.ctx.Leave()
+	s.ctx = next
+}
+
+// switchContext treats SELECT, CLIENT NO-TOUCH, READONLY and READWRITE. The command goes to a lane that is in the
+// state it asks for already, where it changes nothing and is checked by the upstream all the same: its reply is
+// the client's, and if it is OK the client has moved. What does not have the form of such a command goes to a
+// connection that is closed afterwards.
+func (s *session) switchContext(c command) bool {
+	key, ok := s.target(c)
+	if !ok {
+		return s.onNewPin(c)
+	}
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	target := s.w.pool.Context(key)
+	target.Enter()
+	link := s.laneOf(target)
+	if link == nil {
+		target.Leave()
+		return false
+	}
+	s.moving = target
+	c.row = switchRow
+	s.submit(link, c, s.collect(func(reply []byte) []byte {
+		if bytes.Equal(reply, replyOK) && s.state != gone {
+			s.setContext(key)
+		}
+		s.dropMoving()
+		return reply
+	}))
+	s.bar()
+	return true
+}
+
+// dropMoving lets go of the context that the session was about to move to.
+func (s *session) dropMoving() {
+	if s.moving != nil {
+		s.moving.Leave()
+		s.moving = nil
+	}
+}
+
+// switchRow stands for the commands that switchContext sends, which may be sent again.
+var switchRow = &row{name: "SELECT", how: read}
+
+// target returns where a command would move the session, or false if it does not have the right form.
+func (s *session) target(c command) (multiplex.Key, bool) {
+	key := s.ctx.Key
+	switch c.row.how {
+	case selectDB:
+		if c.Len() != 2 {
+			return key, false
+		}
+		n, ok := resp.ParseInt(c.Arg(1))
+		if !ok || n < math.MinInt32 || n > math.MaxInt32 {
+			return key, false
+		}
+		key.DB = int(n)
+	case noTouch:
+		if c.Len() != 3 || !isWord(c.Arg(2), "ON") && !isWord(c.Arg(2), "OFF") {
+			return key, false
+		}
+		key.NoTouch = isWord(c.Arg(2), "ON")
+	case readOnly:
+		if c.Len() != 1 {
+			return key, false
+		}
+		key.ReadOnly = c.row.name == "READONLY"
+	}
+	return key, true
+}
+
+// authenticate has the upstream check AUTH, now, on a connection that carries nothing else.
+func (s *session) authenticate(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	user, password := "default", ""
+	switch c.Len() {
+	case 2:
+		password = string(c.Arg(1))
+	case 3:
+		user, password = string(c.Arg(1)), string(c.Arg(2))
+	}
+	s.check(c.Bytes(), func(reply []byte) {
+		if bytes.Equal(reply, replyOK) {
+			key := s.ctx.Key
+			key.User = user
+			s.login(key, password)
+		}
+		s.answer(reply)
+	})
+	return true
+}
+
+// login moves the session to a user whose password the upstream has accepted.
+func (s *session) login(key multiplex.Key, password string) {
+	s.w.pool.SetPassword(key.User, password)
+	s.setContext(key)
+}
+
+// check sends AUTH or HELLO to the Authenticator, and done gets the reply on the loop, unless the client has gone.
+func (s *session) check(raw []byte, done func(reply []byte)) {
+	s.state = awaitingAuth
+	w := s.w
+	ok := w.auth.Check(bytes.Clone(raw), func(reply []byte, err error) {
+		w.loop.Post(func() {
+			if s.state != awaitingAuth {
+				return
+			}
+			if err != nil {
+				reply = multiplex.ErrorLine(err)
+			}
+			s.state = flowing
+			done(reply)
+			s.wake()
+		})
+	})
+	if !ok {
+		s.state = flowing
+		s.answer(replyFull)
+	}
+}
+
+// helloArgs are the arguments of HELLO.
+type helloArgs struct {
+	proto          uint8 // 0: not given
+	user, password string
+	auth           bool
+	name           *string
+}
+
+// parseHello reads HELLO [proto [AUTH user password] [SETNAME name]], and reports whether it has that form.
+func parseHello(c command) (h helloArgs, ok bool) {
+	if c.Len() > 1 {
+		n, ok := resp.ParseInt(c.Arg(1))
+		if !ok || n != 2 && n != 3 {
+			return h, false
+		}
+		h.proto = uint8(n)
+	}
+	for i := 2; i < c.Len(); i++ {
+		more := c.Len() - 1 - i
+		switch {
+		case isWord(c.Arg(i), "AUTH") && more >= 2:
+			h.auth, h.user, h.password = true, string(c.Arg(i+1)), string(c.Arg(i+2))
+			i += 2
+		case isWord(c.Arg(i), "SETNAME") && more >= 1 && validName(c.Arg(i+1)):
+			name := string(c.Arg(i + 1))
+			h.name = &name
+			i++
+		default:
+			return h, false
+		}
+	}
+	return h, true
+}
+
+// hello treats HELLO. With AUTH, and where something is wrong with it, the upstream answers on the connection that
+// checks credentials. Otherwise the answer is what the upstream said when the lane of that protocol version was
+// opened, with the client's own id in it.
+func (s *session) hello(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	h, ok := parseHello(c)
+	key := s.ctx.Key
+	if h.proto != 0 {
+		key.RESP = h.proto
+	}
+	if !ok || h.auth {
+		key.User = h.user
+		s.check(c.Bytes(), func(reply []byte) {
+			if ok && !isErrorReply(reply) {
+				s.login(key, h.password)
+				s.setName(h.name)
+			}
+			s.answer(s.withID(reply))
+		})
+		return true
+	}
+	target := s.w.pool.Context(key)
+	target.Enter()
+	defer target.Leave()
+	link := s.laneOf(target)
+	if link == nil {
+		return false
+	}
+	if reply := link.Hello(); !isErrorReply(reply) {
+		s.setContext(key)
+		s.setName(h.name)
+	}
+	s.answer(s.withID(link.Hello()))
+	return true
+}
+
+func (s *session) setName(name *string) {
+	if name != nil {
+		s.identity().name = *name
+	}
+}
+
+// withID puts the client's own id into a reply to HELLO.
+func (s *session) withID(reply []byte) []byte {
+	const key = "$2\r\nid\r\n:"
+	i := bytes.Index(reply, []byte(key))
+	if i < 0 {
+		return reply
+	}
+	i += len(key)
+	end := bytes.IndexByte(reply[i:], '\r')
+	if end < 0 {
+		return reply
+	}
+	out := append([]byte(nil), reply[:i]...)
+	out = strconv.AppendInt(out, s.id, 10)
+	return append(out, reply[i+end:]...)
+}
+
+func isErrorReply(reply []byte) bool { return len(reply) == 0 || reply[0] == '-' || reply[0] == '!' }

@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// worker is one event loop with the sessions that live on it.
+type worker struct {
+	// Static after construction.
+	cfg      *Config
+	log      *slog.Logger
+	loop     *eventloop.Loop
+	pool     *multiplex.Pool
+	gate     *limits.Gate
+	auth     *multiplex.Authenticator
+	counters *counters
+	ids      *atomic.Int64
+	done     chan struct{} // closed when the loop has ended
+
+	// Owned by the loop.
+	sessions  session // head of the ring
+	count     int
+	ready     []*session // to be woken in this turn
+	waking    []*session
+	deferred  []*multiplex.Context // to be left when they have gone on
+	reader    resp.Reader          // of commands that come in one piece
+	scanner   resp.Reader          // looks ahead
+	refusals  int
+	lingering int
+	stopping  bool
+	stopped   func() // called once the last session has gone
+}
+
+// counters count events of all workers. All are atomic.
+type counters struct {
+	lost         atomic.Uint64
+	slow         atomic.Uint64
+	poolTimeouts atomic.Uint64
+}
+
+func newWorker(s *Server) (*worker, error) {
+	w := &worker{
+		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
+		done: make(chan struct{}),
+	}
+	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
+	w.reader.MaxBulk = s.cfg.ProtoMaxBulkLen
+	w.scanner.MaxBulk = s.cfg.ProtoMaxBulkLen
+	loop, err := eventloop.New(eventloop.Options{Flush: w.flush, Streams: s.cfg.streams})
+	if err != nil {
+		return nil, err
+	}
+	w.loop = loop
+	w.pool = multiplex.NewPool(multiplex.Config{
+		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
+	})
+	return w, nil
+}
+
+// run serves until the loop is stopped.
+func (w *worker) run() {
+	defer close(w.done)
+	w.loop.AfterFunc(time.Second, w.tick)
+	w.loop.Run()
+}
+
+// tick does what is due once a second.
+func (w *worker) tick() {
+	w.loop.AfterFunc(time.Second, w.tick)
+	w.pool.Tick()
+}
+
+// flush ends a half of a turn: sessions that were waiting go on, then what all of them submitted is written.
+func (w *worker) flush() {
+	for len(w.ready) > 0 {
+		w.ready, w.waking = w.waking[:0], w.ready
+		for i, s := range w.waking {
+			w.waking[i] = nil
+			s.queued = false
+			s.proceed()
+		}
+	}
+	for i, c := range w.deferred {
+		c.Leave()
+		w.deferred[i] = nil
+	}
+	w.deferred = w.deferred[:0]
+	w.pool.Flush()
+}
+
+// admit makes a session of a connection that the gate has let in.
+func (w *worker) admit(in eventloop.Incoming) {
+	now := w.loop.Now()
+	s := &session{w: w, id: w.ids.Add(1), remote: in.Remote(), created: now, arrived: now}
+	conn, err := w.loop.Attach(in, s)
+	if err != nil {
+		w.gate.Leave()
+		w.log.Error("client could not be served", "client", in.Remote(), "error", err)
+		return
+	}
+	s.conn = conn
+	s.ctx = w.pool.Context(w.pool.Initial())
+	s.ctx.Enter()
+	s.prev, s.next = w.sessions.prev, &w.sessions
+	s.prev.next, w.sessions.prev = s, s
+	w.count++
+	if w.stopping {
+		s.close()
+	}
+}
+
+// remove takes a session that has gone out of the list.
+func (w *worker) remove(s *session) {
+	s.prev.next, s.next.prev = s.next, s.prev
+	s.prev, s.next = nil, nil
+	w.count--
+	w.gate.Leave()
+	w.checkStopped()
+}
+
+// stop ends the sessions: what they have sent is answered, then they are closed. Those that wait for something that
+// may never come are closed at once. Done is called, on the loop, when all have gone.
+func (w *worker) stop(done func()) {
+	w.stopping, w.stopped = true, done
+	for s := w.sessions.next; s != &w.sessions; {
+		next := s.next
+		if s.relaying || s.pin != nil && (s.pin.blocking || s.pin.sub != nil && s.inFlight == 0) {
+			s.flushAndClose()
+		} else {
+			s.settle()
+		}
+		s = next
+	}
+	w.checkStopped()
+}
+
+// checkStopped reports the end of the last session.
+func (w *worker) checkStopped() {
+	if w.stopping && w.count == 0 && w.stopped != nil {
+		done := w.stopped
+		w.stopped = nil
+		done()
+	}
+}
+
+// abandon closes what is left.
+func (w *worker) abandon() {
+	for s := w.sessions.next; s != &w.sessions; {
+		next := s.next
+		s.close()
+		s = next
+	}
+	w.pool.Close()
+}
+
+// sourceOf returns the address that refusals are counted under: a client's without its port.
+func sourceOf(remote string) string {
+	if i := strings.LastIndexByte(remote, ':'); i > 0 {
+		return remote[:i]
+	}
+	return remote
+}
