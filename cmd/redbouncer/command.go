@@ -64,7 +64,10 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 	}
 	inv.table = ctx.Selected().Flags
 	inv.stray = strayEnvironment(inv.table)
-	return inv, inv.validate(file.problems)
+	if err := inv.validate(file.problems); err != nil {
+		return nil, err
+	}
+	return inv, nil
 }
 
 // validate returns a usageError with all the reasons why the settings cannot be used; problems are those of
