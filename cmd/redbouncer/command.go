@@ -78,9 +78,14 @@ func (inv *invocation) validate(problems []error) error {
 			problems = append(problems, settingError{flag.Name, s.said(), s.origin(), s.problem().Error()})
 		}
 	}
-	// What does not parse is not in the Config either, so the proxy would judge the wrong values.
 	if len(problems) == 0 {
-		return inv.explain(inv.settings.config().Validate())
+		// Only now: what does not parse is not in the Config, and the proxy would judge other values.
+		if err := inv.settings.config().Validate(); err != nil {
+			problems = append(problems, inv.explain(err))
+		}
+	}
+	if len(problems) == 0 {
+		return nil
 	}
 	return usageError{errors.Join(problems...)}
 }

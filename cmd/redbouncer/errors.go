@@ -45,9 +45,9 @@ func (inv *invocation) explain(err error) error {
 		if bad.Value != "" && strings.Contains(value, bad.Value) {
 			value = bad.Value // the one address of several
 		}
-		return usageError{settingError{bad.Setting, value, s.origin(), bad.Want}}
+		return settingError{bad.Setting, value, s.origin(), bad.Want}
 	}
-	return usageError{err}
+	return err
 }
 
 // report is what an operator is shown of err, a line for each problem, no secrets in it.

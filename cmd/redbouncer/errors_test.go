@@ -23,7 +23,7 @@ var bad = []struct {
 	{"pool-timeout", "want", []string{"-1", "-5s", "1 day", "25h"}},
 	{"upstream-timeout", "want", []string{"-1", "never", "25h"}},
 	{"loops", "want", []string{"0", "auto", "99999999"}},
-	{"shutdown-timeout", "want", []string{"-1", "forever", "25h"}},
+	{"shutdown-timeout", "want", []string{"0", "-1", "forever", "25h"}},
 	{"log-format", "text or json", []string{"xml", "JSON"}},
 	{"log-level", "debug, info, warn or error", []string{"loud", "notice", "INFO"}},
 }

@@ -93,7 +93,7 @@ func TestTheReadmesTranscriptIsWhatHappens(t *testing.T) {
 	}
 	for _, session := range sessions {
 		p := startProgram(t, "serve", "--upstream", "embedded", "--listen", "127.0.0.1:0")
-		c := proxytest.Dial(t, p.logged("serving")["listen"].(string))
+		c := proxytest.Dial(t, p.logged("listening")["listen"].(string))
 		said := 0
 		var got strings.Builder
 		for line := range strings.Lines(session[1] + "\n") {

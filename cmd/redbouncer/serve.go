@@ -2,19 +2,16 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/redbouncer/redbouncer/proxy"
 )
 
-// serve runs the proxy until a signal stops it.
+// serve runs the proxy until a signal stops it. The proxy logs what it does.
 func serve(inv *invocation, stderr io.Writer) error {
 	log := inv.settings.logger(stderr)
 	for _, name := range inv.stray {
@@ -35,23 +32,10 @@ func serve(inv *invocation, stderr io.Writer) error {
 	}
 	server, err := proxy.New(cfg)
 	if err != nil {
+		// The settings make sense, but this machine does not grant them now.
 		return inv.explain(err)
 	}
-	log.Info("serving", "version", cfg.Version, "listen", join(server.Addrs()), "upstream", cfg.Upstream.String())
-	if err := server.Run(ctx); err != nil {
-		return fmt.Errorf("serve: %w", err)
-	}
-	log.Info("stopped")
-	return nil
-}
-
-// join lists addresses as the setting listen would.
-func join(addrs []net.Addr) string {
-	words := make([]string, len(addrs))
-	for i, addr := range addrs {
-		words[i] = addr.String()
-	}
-	return strings.Join(words, ",")
+	return server.Run(ctx)
 }
 
 // stopper turns the first SIGTERM or SIGINT into the end of a context, and the second into the end of the
@@ -81,7 +65,7 @@ func (s *stopper) wait() {
 	if !ok {
 		return
 	}
-	s.log.Info("stopping; a second signal ends the process at once", "signal", first.String())
+	s.log.Info("told to stop; a second signal ends the process at once", "signal", first.String())
 	s.cancel()
 	if second, ok := <-s.signals; ok {
 		s.log.Warn("ending without an answer to what is in flight", "signal", second.String())

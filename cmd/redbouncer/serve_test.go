@@ -88,7 +88,7 @@ func TestTheEmbeddedUpstreamAnswersAndSaysWhatItIs(t *testing.T) {
 	if warning["level"] != "WARN" || !strings.Contains(warning["msg"].(string), "memory") {
 		t.Errorf("the warning is %v", warning)
 	}
-	c := proxytest.Dial(t, p.logged("serving")["listen"].(string))
+	c := proxytest.Dial(t, p.logged("listening")["listen"].(string))
 	for _, line := range []struct{ command, reply string }{
 		{"PING", "+PONG"},
 		{"SET greeting hello", "+OK"},
@@ -116,7 +116,7 @@ func TestTheEmbeddedUpstreamAnswersAndSaysWhatItIs(t *testing.T) {
 func TestTheUpstreamIsTheOneThatWasNamed(t *testing.T) {
 	upstream := miniredis.RunT(t)
 	p := startProgram(t, "serve", "--upstream", "redis://"+upstream.Addr(), "--listen", "127.0.0.1:0")
-	proxytest.Dial(t, p.logged("serving")["listen"].(string)).Do("SET", "k", "v")
+	proxytest.Dial(t, p.logged("listening")["listen"].(string)).Do("SET", "k", "v")
 	if v, err := upstream.Get("k"); v != "v" {
 		t.Errorf("the upstream has %q, %v; want v", v, err)
 	}
@@ -135,19 +135,19 @@ func TestAnAddressInUseEndsTheProgramAndIsNamed(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	got := runProgram("serve", "--upstream", "embedded", "--listen", l.Addr().String())
-	if got.status == exitOK || !strings.Contains(got.stderr, l.Addr().String()) || !strings.Contains(got.stderr, "in use") {
-		t.Errorf("status %d, stderr %q; want a failure that names %s", got.status, got.stderr, l.Addr())
+	if got.status != exitFailed || !strings.Contains(got.stderr, l.Addr().String()) || !strings.Contains(got.stderr, "in use") {
+		t.Errorf("status %d, stderr %q; want %d and %s", got.status, got.stderr, exitFailed, l.Addr())
 	}
 }
 
 func TestNoPasswordIsEverLogged(t *testing.T) {
 	p := startProgram(t, "serve", "--upstream", "redis://bob:hunter2@127.0.0.1:1/0", "--upstream-timeout", "0",
 		"--listen", "127.0.0.1:0", "--log-level", "debug")
-	serving := p.logged("serving")
-	if strings.Contains(fmt.Sprint(serving), "hunter2") {
-		t.Errorf("logged %v", serving)
+	listening := p.logged("listening")
+	if strings.Contains(fmt.Sprint(listening), "hunter2") {
+		t.Errorf("logged %v", listening)
 	}
-	c := proxytest.Dial(t, serving["listen"].(string))
+	c := proxytest.Dial(t, listening["listen"].(string))
 	c.Send("PING")
 	_, _ = c.TryReadReply() // whatever the proxy makes of an upstream that is not there
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)

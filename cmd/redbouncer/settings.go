@@ -32,7 +32,7 @@ type settings struct {
 	UpstreamTimeout value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
 
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
-	ShutdownTimeout value[seconds]   `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
+	ShutdownTimeout value[limit]     `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
 	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`
 	LogLevel        value[logLevel]  `name:"log-level" default:"info" placeholder:"LEVEL" group:"process" help:"debug, info, warn or error."`
 }
@@ -89,7 +89,7 @@ func (s *settings) config() proxy.Config {
 
 		PoolTimeout:     time.Duration(s.PoolTimeout.is),
 		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),
-		ShutdownTimeout: max(time.Duration(s.ShutdownTimeout.is), 1), // 0 is at once; the zero of Config is its default.
+		ShutdownTimeout: time.Duration(s.ShutdownTimeout.is),
 
 		ProtoMaxBulkLen:         int64(s.ProtoMaxBulkLen.is),
 		ClientQueryBufferLimit:  int64(s.ClientQueryBufferLimit.is),

@@ -192,15 +192,12 @@ func TestTheLastOfARepeatedFlagCounts(t *testing.T) {
 }
 
 func TestZeroMeansWhatItMeansToRedis(t *testing.T) {
-	cfg := mustParse(t, base, "--tcp-keepalive", "0", "--pool-timeout", "0", "--shutdown-timeout", "0").config()
+	cfg := mustParse(t, base, "--tcp-keepalive", "0", "--pool-timeout", "0").config()
 	if cfg.TCPKeepAlive >= 0 {
 		t.Errorf("tcp-keepalive 0 is %v, want it negative: off", cfg.TCPKeepAlive)
 	}
 	if cfg.PoolTimeout != 0 {
 		t.Errorf("pool-timeout 0 is %v, want 0: do not wait", cfg.PoolTimeout)
-	}
-	if cfg.ShutdownTimeout <= 0 || cfg.ShutdownTimeout > time.Millisecond {
-		t.Errorf("shutdown-timeout 0 is %v, want next to nothing: zero would be the proxy's default", cfg.ShutdownTimeout)
 	}
 }
 

@@ -83,6 +83,23 @@ func (s seconds) String() string {
 	return fmt.Sprintf("%ds", time.Duration(s)/time.Second)
 }
 
+// limit is a time span that ends: zero would be none at all.
+type limit seconds
+
+func (l *limit) UnmarshalText(text []byte) error {
+	var s seconds
+	if err := s.UnmarshalText(text); err != nil {
+		return err
+	}
+	if s == 0 {
+		return errors.New("want more than 0s")
+	}
+	*l = limit(s)
+	return nil
+}
+
+func (l limit) String() string { return seconds(l).String() }
+
 // addresses are where to listen. The proxy knows which are good.
 type addresses []string
 
