@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+)
+
+// Names of contenders that goals refer to.
+const (
+	direct     = "direct"
+	redbouncer = "redbouncer"
+	twemproxy  = "twemproxy"
+)
+
+// proxyPackage is what is built when --proxy names no program.
+const proxyPackage = "github.com/redbouncer/redbouncer/cmd/redbouncer"
+
+// contender is a way from the client to Redis.
+type contender struct {
+	name string
+	// program is what to look for. Zero: no peer.
+	program program
+	// versionFlag makes the program print its version. Empty: do not ask.
+	versionFlag string
+	// config is the text of its configuration file, at place.config. Nil: it has none.
+	config func(place) string
+	// args is its command line. Nil: there is no process, clients talk to Redis.
+	args func(place) []string
+
+	// binary is the path of the program. Filled in by enlist.
+	binary string
+}
+
+// place is where a contender runs.
+type place struct {
+	listen string // host:port, for clients
+	redis  string // host:port, of the Redis behind it
+	config string // path of its configuration file
+	// extraPort is a second free port of 127.0.0.1, for those that insist on serving statistics.
+	extraPort int
+	// maxClients is how many clients it must admit.
+	maxClients int
+}
+
+// contenders are measured in this order. A peer is one more row.
+var contenders = []contender{
+	{name: direct},
+	{name: redbouncer, args: redbouncerArgs},
+	{
+		name: twemproxy, program: program{"nutcracker", "nutcracker"}, versionFlag: "-V",
+		config: twemproxyConfig, args: twemproxyArgs,
+	},
+}
+
+func (c contender) peer() bool { return c.program != program{} }
+
+func redbouncerArgs(at place) []string {
+	return []string{
+		"serve",
+		"--listen", at.listen,
+		"--upstream", "redis://" + at.redis,
+		"--log-level", "warn",
+		"--maxclients", strconv.Itoa(at.maxClients),
+	}
+}
+
+// twemproxyConfig is one pool with one server over one connection: what twemproxy does best, and the nearest
+// thing to a shared lane. The mbuf size stays at its default.
+func twemproxyConfig(at place) string {
+	return fmt.Sprintf(`bench:
+  listen: %s
+  redis: true
+  hash: fnv1a_64
+  distribution: ketama
+  preconnect: true
+  auto_eject_hosts: false
+  server_connections: 1
+  servers:
+   - %s:1
+`, at.listen, at.redis)
+}
+
+func twemproxyArgs(at place) []string {
+	return []string{
+		"--conf-file=" + at.config,
+		"--stats-addr=127.0.0.1",
+		"--stats-port=" + strconv.Itoa(at.extraPort),
+		"--pid-file=" + at.config + ".pid",
+		"--output=" + at.config + ".log",
+		"--verbose=0",
+	}
+}
+
+// contenderNamed returns the row of contenders with that name.
+func contenderNamed(name string) (contender, bool) {
+	for _, c := range contenders {
+		if c.name == name {
+			return c, true
+		}
+	}
+	return contender{}, false
+}
+
+// peerNames returns the names of the contenders that are neither Redis nor the proxy under test.
+func peerNames() []string {
+	var names []string
+	for _, c := range contenders {
+		if c.peer() {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// enlist returns the contenders that take part, with their binaries. A peer that is not installed is left out
+// and the report says so; without the proxy under test there is nothing to do.
+func (s *session) enlist(ctx context.Context) ([]contender, error) {
+	var enlisted []contender
+	for _, c := range contenders {
+		var err error
+		switch {
+		case c.name == direct:
+		case c.name == redbouncer:
+			if c.binary, err = s.proxyBinary(ctx); err != nil {
+				return nil, err
+			}
+		case !slices.Contains(s.peers, c.name):
+			continue
+		default:
+			if c.binary, err = c.program.find(); err != nil {
+				s.report.Skipped = append(s.report.Skipped, fmt.Sprintf("%s: skipped: %v", c.name, err))
+				continue
+			}
+		}
+		enlisted = append(enlisted, c)
+	}
+	return enlisted, nil
+}
+
+// proxyBinary returns the proxy under test, building it unless --proxy names one.
+func (s *session) proxyBinary(ctx context.Context) (string, error) {
+	if s.proxy != "" {
+		path, err := exec.LookPath(s.proxy)
+		if err != nil {
+			return "", fmt.Errorf("--proxy: %w", err)
+		}
+		return filepath.Abs(path)
+	}
+	s.progress.say("building redbouncer")
+	binary := filepath.Join(s.dir, "redbouncer")
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, proxyPackage).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building %s (--proxy PATH takes one that is built already): %w\n%s", proxyPackage, err, out)
+	}
+	return binary, nil
+}

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package main
+
+// raiseOpenFiles does nothing where there is no such limit.
+func raiseOpenFiles(int) error { return nil }
