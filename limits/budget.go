@@ -45,8 +45,8 @@ type Request struct {
 }
 
 // NewBudget returns a budget of size connections, of which at least lanes are never lent as pins (as far as there
-// are enough). Nudge is called, from any goroutine, when somebody waits for a connection that a lane or an idle
-// connection could make room for; nil: nothing is called.
+// are enough). Nudge is called, from any goroutine, when somebody waits for a connection that others may be able to
+// make room for; nil: nothing is called.
 func NewBudget(size, lanes int, nudge func()) *Budget {
 	b := &Budget{size: size, nudge: nudge}
 	if size >= 3 {
@@ -104,9 +104,8 @@ func (b *Budget) Acquire(k Kind, grant func()) *Request {
 	b.seq++
 	r := &Request{kind: k, seq: b.seq, grant: grant}
 	b.wait[k] = append(b.wait[k], r)
-	pressed := b.pressed()
 	b.mu.Unlock()
-	if pressed && b.nudge != nil {
+	if b.nudge != nil {
 		b.nudge()
 	}
 	return r
@@ -163,12 +162,12 @@ func (b *Budget) grantAll() {
 		b.open[r.kind]++
 		granted = append(granted, r)
 	}
-	pressed := b.pressed()
+	wanted := b.wanted()
 	b.mu.Unlock()
 	for _, r := range granted {
 		r.grant()
 	}
-	if pressed && b.nudge != nil {
+	if wanted && b.nudge != nil {
 		b.nudge()
 	}
 }
@@ -196,6 +195,17 @@ func (b *Budget) room(k Kind) bool {
 		}
 	}
 	return data+max(b.open[Control], b.control) < b.size
+}
+
+// Wanted reports whether anybody waits, so that nobody may keep a connection that he does not use.
+func (b *Budget) Wanted() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.wanted()
+}
+
+func (b *Budget) wanted() bool {
+	return len(b.wait[Lane])+len(b.wait[Pin])+len(b.wait[Control]) > 0
 }
 
 // Pressed reports whether somebody waits for a connection that a lane could make room for.

@@ -109,7 +109,7 @@ func (p *Pool) ReleasePin(k *Link) {
 		return
 	}
 	k.owner, k.frames, k.raw, k.used = nil, nil, nil, p.loop.Now()
-	if k.queue.len() > 0 || k.send.pending() || !k.framer.Between() || p.budget.Pressed() {
+	if k.queue.len() > 0 || k.send.pending() || !k.framer.Between() || p.budget.Wanted() {
 		k.retire()
 		return
 	}

@@ -189,13 +189,16 @@ func (p *Pool) lost(k *Link, err error) {
 // lane that has served longest takes nothing new and goes when it has answered what is in flight. Its clients ask
 // for a lane again and queue up behind those who wait. So every workload runs at any bound, in turns.
 func (p *Pool) relieve() {
-	if !p.budget.Pressed() {
+	if !p.budget.Wanted() {
 		return
 	}
 	if len(p.idle) > 0 {
 		k := p.idle[0]
 		p.idle = p.idle[1:]
 		k.retire()
+		return
+	}
+	if !p.budget.Pressed() {
 		return
 	}
 	var oldest *Link
@@ -285,7 +288,7 @@ type backoff struct {
 
 const (
 	backoffFirst = 20 * time.Millisecond
-	backoffMax   = time.Second
+	backoffMax   = 500 * time.Millisecond
 )
 
 // failed doubles the pause, up to backoffMax, and shifts it at random by half, so that many proxies do not return
