@@ -1,0 +1,280 @@
+package proxy_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redbouncer/redbouncer/proxy/proxytest"
+)
+
+// The invariants 1 to 4 under attack: isolation, order, the bound on upstream connections, and books that end
+// at zero. Two hundred clients do everything that clients do, in random order, with keys and values that carry
+// their own identity; each knows exactly what every reply must be. They leave in every way there is, and for
+// the second half of the time Redis throws the proxy's connections out. A client may then be closed. It may
+// never read a byte that is not its own.
+
+const (
+	// durationVariable sets how long the attack lasts.
+	durationVariable = "REDBOUNCER_TEST_DURATION"
+	// seedVariable repeats the choices of an earlier run, though not its timing.
+	seedVariable = "REDBOUNCER_TEST_SEED"
+
+	attackers  = 200
+	attackPool = 8 // upstream connections for all of them
+)
+
+func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
+	duration, seed := 5*time.Second, rand.Uint64()
+	if v := os.Getenv(durationVariable); v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			t.Fatalf("%s: %v", durationVariable, err)
+		}
+		duration = d
+	}
+	if v := os.Getenv(seedVariable); v != "" {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", seedVariable, err)
+		}
+		seed = n
+	}
+	t.Logf("%s=%d", seedVariable, seed)
+
+	s := proxytest.Redis(t)
+	cfg := proxytest.Config(t, s)
+	cfg.PoolSize = attackPool
+	p := proxytest.Proxy(t, cfg)
+	w := &world{addr: p.Addr(), seed: seed, done: map[string]int{}, ends: map[string]int{}}
+	w.setUsers(t, s)
+
+	start := time.Now()
+	w.until = start.Add(duration)
+	var clients, others sync.WaitGroup
+	watcher := &upstreamWatcher{w: w, conn: proxytest.Dial(t, s.Addr()), hurtFrom: start.Add(duration / 2)}
+	watcher.rnd = rand.New(rand.NewPCG(seed, attackers))
+	stop := make(chan struct{})
+	others.Go(func() { watcher.watch(stop) })
+	for i := range attackers {
+		clients.Go(func() { w.attack(i) })
+	}
+	clients.Wait()
+	close(stop)
+	others.Wait()
+
+	w.report(t, watcher)
+	allGone(t, p)
+	if up := p.Stats().Upstream; up > attackPool {
+		t.Errorf("%d upstream connections are open, the bound is %d", up, attackPool)
+	}
+}
+
+// world is what the attackers share.
+type world struct {
+	// Static after construction.
+	addr  string
+	seed  uint64
+	until time.Time
+
+	// Atomic.
+	hurting atomic.Bool // connections are being killed, so a client may be closed without a word
+	failed  atomic.Bool
+
+	// mu guards the following fields.
+	mu       sync.Mutex
+	problems []string
+	done     map[string]int // actions that went through, by name
+	ends     map[string]int // lives, by how they ended
+}
+
+// passwords of the users that clients log in as. The default user has none.
+const attackPassword = "pw"
+
+var attackUsers = []string{"default", "alice", "bob"}
+
+func (w *world) setUsers(t *testing.T, s *proxytest.Server) {
+	c := proxytest.Dial(t, s.Addr())
+	for _, u := range attackUsers[1:] {
+		if got := string(c.Do("ACL", "SETUSER", u, "on", ">"+attackPassword, "~*", "&*", "+@all")); got != "+OK\r\n" {
+			t.Fatalf("ACL SETUSER: %s", got)
+		}
+	}
+	c.Close()
+}
+
+// attack lives one life after the other until the time is up.
+func (w *world) attack(client int) {
+	rnd := rand.New(rand.NewPCG(w.seed, uint64(client)))
+	for generation := 0; time.Now().Before(w.until) && !w.failed.Load(); generation++ {
+		// A life has keys of its own: what an earlier life left in flight cannot reach them.
+		l := newLife(w, fmt.Sprintf("c%d.g%d", client, generation), rnd)
+		end := l.live()
+		w.mu.Lock()
+		w.ends[end]++
+		for name, n := range l.done {
+			w.done[name] += n
+		}
+		w.mu.Unlock()
+	}
+}
+
+// problem notes that an invariant is broken. The first one ends the attack: what follows is its echo.
+func (w *world) problem(format string, args ...any) {
+	w.failed.Store(true)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.problems) < 10 {
+		w.problems = append(w.problems, fmt.Sprintf(format, args...))
+	}
+}
+
+func (w *world) report(t *testing.T, watcher *upstreamWatcher) {
+	for _, p := range w.problems {
+		t.Error(p)
+	}
+	t.Logf("%d samples, at most %d upstream connections; %d were killed; %d samples showed one more that was just going",
+		watcher.samples, watcher.most, watcher.kills, watcher.fleeting)
+	t.Logf("lives, by their end: %v", w.ends)
+	t.Logf("actions that went through: %v", w.done)
+	if t.Failed() {
+		return
+	}
+	// A test of nothing passes, too.
+	for name := range actions {
+		if w.done[name] == 0 {
+			t.Errorf("%s never went through", name)
+		}
+	}
+	if watcher.kills == 0 || watcher.samples == 0 {
+		t.Error("nobody watched the upstream connections, or killed any")
+	}
+}
+
+// upstreamWatcher looks at the connections that Redis has, and from some time on kills some.
+type upstreamWatcher struct {
+	w        *world
+	conn     *proxytest.Conn
+	rnd      *rand.Rand
+	hurtFrom time.Time
+	own      string // the id of conn
+
+	samples, most, kills, fleeting int
+}
+
+var clientID = regexp.MustCompile(`(?m)^id=(\d+) `)
+
+// watch samples until stop is closed. No other client talks to this Redis directly, so every connection but
+// its own is the proxy's.
+func (u *upstreamWatcher) watch(stop <-chan struct{}) {
+	u.own = strings.Trim(u.do("CLIENT", "ID"), ":\r\n")
+	nextKill := u.hurtFrom
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		ids := u.sample()
+		if now := time.Now(); now.After(nextKill) && len(ids) > 0 {
+			nextKill = now.Add(time.Duration(50+u.rnd.IntN(350)) * time.Millisecond)
+			u.kill(ids)
+		}
+	}
+}
+
+// sample returns the ids of the proxy's connections and checks their number. Redis may list a connection that
+// the proxy has closed already and replaced, as it reads the end of the one after it accepts the other; so one
+// too many counts when the same ones are there a moment later.
+func (u *upstreamWatcher) sample() map[string]bool {
+	ids := u.list()
+	u.samples++
+	u.most = max(u.most, len(ids))
+	for try := 0; len(ids) > attackPool && try < 5; try++ {
+		u.fleeting++
+		time.Sleep(2 * time.Millisecond)
+		again := u.list()
+		maps.DeleteFunc(ids, func(id string, _ bool) bool { return !again[id] })
+	}
+	if len(ids) > attackPool {
+		u.w.problem("BOUND: %d upstream connections at once, the bound is %d", len(ids), attackPool)
+	}
+	return ids
+}
+
+func (u *upstreamWatcher) list() map[string]bool {
+	ids := map[string]bool{}
+	for _, m := range clientID.FindAllStringSubmatch(u.do("CLIENT", "LIST"), -1) {
+		ids[m[1]] = true
+	}
+	delete(ids, u.own)
+	return ids
+}
+
+// kill throws out one connection of the proxy's, or now and then all of them.
+func (u *upstreamWatcher) kill(ids map[string]bool) {
+	u.w.hurting.Store(true)
+	switch u.rnd.IntN(10) {
+	case 0:
+		u.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+		u.kills += len(ids)
+	case 1:
+		u.do("CLIENT", "KILL", "TYPE", "pubsub")
+	default:
+		all := slices.Sorted(maps.Keys(ids))
+		u.do("CLIENT", "KILL", "ID", all[u.rnd.IntN(len(all))])
+		u.kills++
+	}
+}
+
+func (u *upstreamWatcher) do(parts ...string) string {
+	err := u.conn.TryWrite([]byte(proxytest.Command(parts...)))
+	var b []byte
+	if err == nil {
+		b, err = u.conn.TryReadReply()
+	}
+	if err != nil {
+		u.w.problem("the watcher's own connection: %v", err)
+	}
+	return string(b)
+}
+
+var identity = regexp.MustCompile(`c\d+\.g\d+`)
+
+// foreign returns the identities in b that are not own, other than as a part of own.
+func foreign(b []byte, own string) []string {
+	var ids []string
+	for _, m := range identity.FindAllString(string(b), -1) {
+		if m != own && !slices.Contains(ids, m) {
+			ids = append(ids, m)
+		}
+	}
+	return ids
+}
+
+// show returns a list of commands as one line.
+func show(cmds []command) string {
+	var lines []string
+	for _, c := range cmds {
+		line := strings.Join(c.parts, " ")
+		if len(line) > 80 {
+			line = line[:80] + "..."
+		}
+		lines = append(lines, line)
+	}
+	if n := len(lines); n > 12 {
+		lines = append(lines[:6], append([]string{fmt.Sprintf("(%d more)", n-12)}, lines[n-6:]...)...)
+	}
+	return strings.Join(lines, " | ")
+}
