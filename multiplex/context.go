@@ -35,7 +35,6 @@ type Context struct {
 	waiters map[Waiter]struct{}
 	resend  []resend // requests of a lane that broke, to be sent again
 	expire  *eventloop.Timer
-	unauth  bool
 }
 
 // Waiter is told when a lane it waits for is there. Both are called on the loop, once, and one of them only.
@@ -49,8 +48,9 @@ type Waiter interface {
 // Link returns the context's lane, or nil if there is none at the moment: see Await.
 func (c *Context) Link() *Link { return c.link }
 
-// Unauthenticated reports whether the upstream wants authentication and the context has none.
-func (c *Context) Unauthenticated() bool { return c.unauth }
+// Unauthenticated reports whether the upstream wants authentication and the context has none, as far as the last
+// connection that was opened has shown.
+func (c *Context) Unauthenticated() bool { return c.User == "" && c.pool.unauth }
 
 // Enter counts a client in. Each Enter is followed by a Leave.
 func (c *Context) Enter() { c.users++ }
@@ -131,7 +131,7 @@ func (c *Context) serve(k *Link) {
 	if k.state != serving { // broke while it was being attached
 		return
 	}
-	c.opening, c.link, c.unauth = false, k, k.unauth
+	c.opening, c.link = false, k
 	c.resubmit(k)
 	waiters := c.waiters
 	c.waiters = map[Waiter]struct{}{}

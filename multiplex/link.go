@@ -79,7 +79,6 @@ type Link struct {
 	conn    *eventloop.Conn
 	name    string // what the upstream knows it as
 	hello   []byte
-	unauth  bool
 	canEcho bool
 	id      uint64
 

@@ -41,6 +41,7 @@ type Pool struct {
 	spare    [][]byte
 	backoff  backoff
 	serial   uint64
+	unauth   bool // the upstream wants clients to authenticate that have not
 	pressed  bool // somebody may be waiting for a connection that this pool could spare
 
 	// Atomic.
@@ -160,7 +161,7 @@ func isUnreachable(err error) bool {
 func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) *Link {
 	p.serial++
 	k := &Link{
-		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
+		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, canEcho: est.canEcho,
 		id: p.serial, used: p.loop.Now(),
 	}
 	k.send.spare = &p.spare
@@ -173,6 +174,9 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) *Link {
 		p.budget.Release(kind)
 		p.log.Error("upstream connection could not be used", "error", err)
 		return k
+	}
+	if c.User == "" {
+		p.unauth = est.unauth
 	}
 	p.log.Debug("upstream connection opened", "kind", kind.String(), "user", c.User, "db", c.DB, "resp", c.RESP)
 	return k

@@ -23,7 +23,7 @@ func (s *session) setContext(key multiplex.Key) {
 // connection that is closed afterwards.
 func (s *session) switchContext(c command) bool {
 	key, ok := s.target(c)
-	if !ok {
+	if !ok || s.ctx.Unauthenticated() { // it will be refused
 		return s.onNewPin(c)
 	}
 	if s.inFlight > 0 {
