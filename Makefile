@@ -9,7 +9,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build the program, static, as ./redbouncer
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(if $(VERSION),-X main.version=$(VERSION))" -o redbouncer ./cmd/redbouncer
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o redbouncer ./cmd/redbouncer
 
 .PHONY: test
 test: ## run the tests (they need redis-server)

@@ -82,15 +82,16 @@ func TestHelpIsHadWithoutAnythingElse(t *testing.T) {
 func TestTheVersionIsTheLinkersOrTheToolchains(t *testing.T) {
 	vcs := []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}}
 	for _, c := range []struct {
-		linked string
+		linked build
 		info   debug.BuildInfo
 		want   string
 	}{
-		{"v1.2.3", debug.BuildInfo{Settings: vcs[:1]}, "redbouncer v1.2.3, commit abc, "},
-		{"v1.2.3", debug.BuildInfo{Settings: vcs}, "redbouncer v1.2.3, commit abc+dirty, "},
-		{"", debug.BuildInfo{Main: debug.Module{Version: "v1.0.0"}}, "redbouncer v1.0.0, commit unknown, "},
-		{"", debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, "redbouncer dev, commit unknown, "},
-		{"", debug.BuildInfo{}, "redbouncer dev, commit unknown, "},
+		{build{number: "v1.2.3"}, debug.BuildInfo{Settings: vcs[:1]}, "redbouncer v1.2.3, commit abc, "},
+		{build{number: "v1.2.3"}, debug.BuildInfo{Settings: vcs}, "redbouncer v1.2.3, commit abc+dirty, "},
+		{build{}, debug.BuildInfo{Main: debug.Module{Version: "v1.0.0"}}, "redbouncer v1.0.0, commit unknown, "},
+		{build{}, debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, "redbouncer dev, commit unknown, "},
+		{build{"v1.2.3", "def"}, debug.BuildInfo{Settings: vcs}, "redbouncer v1.2.3, commit def, "},
+		{build{}, debug.BuildInfo{}, "redbouncer dev, commit unknown, "},
 	} {
 		if got := fmt.Sprint(versionOf(c.linked, &c.info)); !strings.HasPrefix(got, c.want) {
 			t.Errorf("got %q, want %q...", got, c.want)

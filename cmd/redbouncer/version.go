@@ -6,8 +6,8 @@ import (
 	"runtime/debug"
 )
 
-// version is set by the linker, with -X main.version=..., when a release is built.
-var version string
+// Set by the linker, with -X main.version=..., when a release or an image is built.
+var version, commit string
 
 // build is what this program was made from.
 type build struct {
@@ -21,16 +21,18 @@ func programVersion() build {
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	return versionOf(version, info)
+	return versionOf(build{version, commit}, info)
 }
 
-func versionOf(linked string, info *debug.BuildInfo) build {
-	b := build{number: linked}
+func versionOf(b build, info *debug.BuildInfo) build {
 	if b.number == "" {
 		b.number = info.Main.Version
 	}
 	if b.number == "" || b.number == "(devel)" {
 		b.number = "dev"
+	}
+	if b.commit != "" {
+		return b
 	}
 	for _, s := range info.Settings {
 		switch {
