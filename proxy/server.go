@@ -157,6 +157,7 @@ func (s *Server) Run(ctx context.Context) error {
 		w.loop.Stop()
 	}
 	_ = running.Wait() // they return no errors
+	s.tellSuppressed(time.Now().Add(s.cfg.LogInterval))
 	st := s.gate.Stats()
 	s.cfg.Log.Info("stopped", "clients_served", st.Total, "clients_refused", st.Refused)
 	return err
@@ -225,7 +226,11 @@ func (s *Server) logRefusal(in eventloop.Incoming) {
 func (s *Server) reportRefusals() {
 	w := s.workers[0]
 	w.loop.AfterFunc(time.Second, s.reportRefusals)
-	for _, x := range s.gate.Expire(w.loop.Now()) {
+	s.tellSuppressed(w.loop.Now())
+}
+
+func (s *Server) tellSuppressed(now time.Time) {
+	for _, x := range s.gate.Expire(now) {
 		s.cfg.Log.Warn("more clients refused: max number of clients reached", "source", x.Source, "suppressed", x.Count,
 			"interval", s.cfg.LogInterval.String(), "maxclients", s.cfg.MaxClients)
 	}
