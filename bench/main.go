@@ -200,10 +200,17 @@ func (s *session) prepare(ctx context.Context) error {
 // describeMachine says what a reader must know before comparing figures with another run's.
 func describeMachine() string {
 	text := fmt.Sprintf("%d CPUs, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		if fields := strings.Fields(string(load)); len(fields) > 0 {
-			text += ", load average before the start " + fields[0]
-		}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return text
+	}
+	var lastMinute float64
+	if _, err := fmt.Sscan(string(load), &lastMinute); err != nil {
+		return text
+	}
+	text += fmt.Sprintf(", load average before the start %.2f", lastMinute)
+	if lastMinute > float64(runtime.NumCPU())/2 {
+		text += " (busy: trust the ranges, not the medians)"
 	}
 	return text
 }
