@@ -152,17 +152,20 @@ func (m *memory) stop(t *testing.T, most uint64) {
 
 func mb(n uint64) float64 { return float64(n) / (1 << 20) }
 
+// patience is how long a test waits for what must come about by itself.
+const patience = 10 * time.Second
+
 // eventually polls until problem returns nothing, and fails the test with what it said if that takes too long.
 func eventually(t *testing.T, what string, problem func() string) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		p := problem()
 		if p == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("%s: not yet after 15 s: %s", what, p)
+			t.Errorf("%s: not yet after %v: %s", what, patience, p)
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

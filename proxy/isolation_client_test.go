@@ -31,6 +31,7 @@ type life struct {
 	dbs   map[int]*keys
 	seq   int
 
+	last bool // this action is the last
 	done map[string]int
 }
 
@@ -73,6 +74,7 @@ var actions = map[string]struct {
 	"a pop that waits":           {3, (*life).waitingPop},
 	"a pop that waits in vain":   {1, (*life).vainPop},
 	"a subscription":             {2, (*life).subscription},
+	"a tracked key":              {1, (*life).tracking},
 }
 
 // actionList holds each name as often as its weight says, in an order that is the same in every run.
@@ -107,7 +109,7 @@ func (l *life) live() string {
 			return err.Error()
 		}
 		l.done[name]++
-		if time.Now().After(l.w.until) {
+		if l.last || time.Now().After(l.w.until) {
 			break
 		}
 	}
@@ -410,6 +412,34 @@ func (l *life) subscription() error {
 		return err
 	}
 	return l.exchange(l.some(3)...)
+}
+
+// tracking has the server tell of a change to a key that was read. This state is not followed by the proxy: the
+// connection stays lent for as long as the client does. So that the others get their turn, it goes.
+func (l *life) tracking() error {
+	l.last = true
+	l.proto = 3
+	v := l.fresh()
+	old, ok := l.keys().strings["s0"]
+	l.keys().strings["s0"] = v
+	key := l.key("s0")
+	err := l.oneByOne(
+		command{[]string{"HELLO", "3"}, want{parts: []string{"proto\r\n:3\r\n"}}},
+		command{[]string{"CLIENT", "TRACKING", "ON"}, want{exact: "+OK\r\n", pin: true}},
+		command{[]string{"GET", key}, want{exact: l.value(old, ok)}},
+	)
+	if err != nil {
+		return err
+	}
+	if err := l.beside(command{[]string{"SET", key, v}, want{exact: "+OK\r\n"}}); err != nil {
+		return err
+	}
+	// A killed connection forgets what it was to tell of.
+	if err := l.read(l.conn, []command{{nil, want{exact: l.push(bulk("invalidate"), array(bulk(key)))}}}); err != nil {
+		return err
+	}
+	cmds := []command{{[]string{"CLIENT", "TRACKING", "OFF"}, want{exact: "+OK\r\n"}}}
+	return l.exchange(append(cmds, l.some(2)...)...)
 }
 
 // leave ends the connection, mostly in one of the ways that leave something behind: commands in flight, half a

@@ -28,9 +28,6 @@ const (
 	durationVariable = "REDBOUNCER_TEST_DURATION"
 	// seedVariable repeats the choices of an earlier run, though not its timing.
 	seedVariable = "REDBOUNCER_TEST_SEED"
-
-	attackers  = 200
-	attackPool = 8 // upstream connections for all of them
 )
 
 func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
@@ -50,22 +47,38 @@ func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
 		seed = n
 	}
 	t.Logf("%s=%d", seedVariable, seed)
+	// Where connections are scarce they change hands all the time; where they are not, they are kept for the
+	// next client as the last one left them. With very few, everything waits for everything.
+	t.Run("200 clients on 8 connections", func(t *testing.T) {
+		attack(t, &world{seed: seed, attackers: 200, pool: 8, duration: duration})
+	})
+	t.Run("10 clients on 24 connections", func(t *testing.T) {
+		attack(t, &world{seed: seed, attackers: 10, pool: 24, duration: max(duration/4, time.Second)})
+	})
+	t.Run("50 clients on 3 connections", func(t *testing.T) {
+		attack(t, &world{seed: seed, attackers: 50, pool: 3, duration: max(duration/4, time.Second)})
+	})
+}
 
+// attack runs the attackers and the watcher and checks the books at the end.
+func attack(t *testing.T, w *world) {
 	s := proxytest.Redis(t)
 	cfg := proxytest.Config(t, s)
-	cfg.PoolSize = attackPool
+	cfg.PoolSize = w.pool
 	p := proxytest.Proxy(t, cfg)
-	w := &world{addr: p.Addr(), seed: seed, done: map[string]int{}, ends: map[string]int{}}
+	w.addr, w.done, w.ends = p.Addr(), map[string]int{}, map[string]int{}
 	w.setUsers(t, s)
 
 	start := time.Now()
-	w.until = start.Add(duration)
-	var clients, others sync.WaitGroup
-	watcher := &upstreamWatcher{w: w, conn: proxytest.Dial(t, s.Addr()), hurtFrom: start.Add(duration / 2)}
-	watcher.rnd = rand.New(rand.NewPCG(seed, attackers))
+	w.until = start.Add(w.duration)
+	watcher := &upstreamWatcher{
+		w: w, conn: proxytest.Dial(t, s.Addr()), hurtFrom: start.Add(w.duration / 2),
+		rnd: rand.New(rand.NewPCG(w.seed, 1<<32)),
+	}
 	stop := make(chan struct{})
+	var clients, others sync.WaitGroup
 	others.Go(func() { watcher.watch(stop) })
-	for i := range attackers {
+	for i := range w.attackers {
 		clients.Go(func() { w.attack(i) })
 	}
 	clients.Wait()
@@ -74,17 +87,20 @@ func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
 
 	w.report(t, watcher)
 	allGone(t, p)
-	if up := p.Stats().Upstream; up > attackPool {
-		t.Errorf("%d upstream connections are open, the bound is %d", up, attackPool)
+	if up := p.Stats().Upstream; up > w.pool {
+		t.Errorf("%d upstream connections are open, the bound is %d", up, w.pool)
 	}
 }
 
 // world is what the attackers share.
 type world struct {
 	// Static after construction.
-	addr  string
-	seed  uint64
-	until time.Time
+	addr      string
+	seed      uint64
+	attackers int
+	pool      int // upstream connections for all of them
+	duration  time.Duration
+	until     time.Time
 
 	// Atomic.
 	hurting atomic.Bool // connections are being killed, so a client may be closed without a word
@@ -201,14 +217,14 @@ func (u *upstreamWatcher) sample() map[string]bool {
 	ids := u.list()
 	u.samples++
 	u.most = max(u.most, len(ids))
-	for try := 0; len(ids) > attackPool && try < 5; try++ {
+	for try := 0; len(ids) > u.w.pool && try < 5; try++ {
 		u.fleeting++
 		time.Sleep(2 * time.Millisecond)
 		again := u.list()
 		maps.DeleteFunc(ids, func(id string, _ bool) bool { return !again[id] })
 	}
-	if len(ids) > attackPool {
-		u.w.problem("BOUND: %d upstream connections at once, the bound is %d", len(ids), attackPool)
+	if len(ids) > u.w.pool {
+		u.w.problem("BOUND: %d upstream connections at once, the bound is %d", len(ids), u.w.pool)
 	}
 	return ids
 }

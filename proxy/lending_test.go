@@ -1,0 +1,86 @@
+package proxy_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/redbouncer/redbouncer/proxy/proxytest"
+)
+
+// An upstream connection is lent to a client while there is state of that client's on it, and not one moment
+// longer: a few clients that keep theirs for no reason starve all others, and nothing shows them why.
+
+func TestAConnectionIsLentOnlyWhileThereIsStateOnIt(t *testing.T) {
+	_, p := redisAndProxy(t, nil)
+	for _, tc := range []struct {
+		conversation string // commands, in order
+		kept         bool
+	}{
+		{"GET k; SET k v; EVAL 'return 1' 0", false},
+		{"MULTI; SET k v; EXEC", false},
+		{"MULTI; SET k v; DISCARD", false},
+		{"MULTI; GET; EXEC", false},
+		{"MULTI; NOSUCHCOMMAND; EXEC", false},
+		{"MULTI; NOSUCHCOMMAND; DISCARD", false},
+		{"MULTI; SELECT 1; DISCARD", false},
+		{"MULTI; CLIENT GETNAME; EXEC", false},
+		{"MULTI; BLPOP k2 0; EXEC", false},
+		{"MULTI; MULTI; EXEC", false},
+		{"MULTI; WATCH k; EXEC", false},
+		{"WATCH k; UNWATCH", false},
+		{"WATCH k; MULTI; EXEC", false},
+		{"WATCH k; MULTI; DISCARD", false},
+		{"WATCH k; RESET", false},
+		{"MULTI; RESET", false},
+		{"BLPOP k2 0.01", false},
+		{"XREAD BLOCK 10 STREAMS k2 $", false},
+		{"WAIT 0 10", false},
+		{"SUBSCRIBE a; UNSUBSCRIBE a", false},
+		{"PSUBSCRIBE a; RESET", false},
+		{"SUBSCRIBE", false},
+		{"UNSUBSCRIBE", false},
+		{"WATCH", false},
+		{"MULTI surplus", false},
+		{"EXEC", false},
+		{"DISCARD", false},
+		{"NOSUCHCOMMAND", false},
+		{"FLUSHALL", false},
+		{"SELECT 1; SELECT 99; HELLO 3; CLIENT SETNAME x; AUTH a b", false},
+		{"MULTI", true},
+		{"WATCH k", true},
+		{"WATCH k; MULTI; SET k v", true},
+		{"SUBSCRIBE a b; UNSUBSCRIBE a", true},
+		{"CLIENT TRACKING ON", true},
+	} {
+		t.Run(tc.conversation, func(t *testing.T) {
+			c := proxytest.Dial(t, p.Addr())
+			for cmd := range strings.SplitSeq(tc.conversation, "; ") {
+				words, err := proxytest.Words(cmd)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Send(words...)
+				replies := 1
+				if strings.HasSuffix(words[0], "SUBSCRIBE") {
+					replies = max(1, len(words)-1) // one a channel
+				}
+				for range replies {
+					c.ReadReply()
+				}
+			}
+			want := 0
+			if tc.kept {
+				want = 1
+			}
+			eventually(t, "the number of lent connections", func() string {
+				if st := p.Stats(); st.Pins != want {
+					return fmt.Sprintf("%+v, want %d pins", st, want)
+				}
+				return ""
+			})
+			c.Close()
+			allGone(t, p)
+		})
+	}
+}
