@@ -24,6 +24,8 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 	}
 	c := command{r, lookup(r.Arg(0), sub), !borrowed && len(raw) >= largeValue && &raw[0] == &s.in[0]}
 	switch {
+	case r.Unauthenticated && tooMuch(r):
+		return s.refuseUnauthenticated()
 	case s.denied != nil:
 		return s.deny(c)
 	case s.block > 0:
@@ -66,6 +68,9 @@ func (s *session) dispatchState(c command) bool {
 	case quit:
 		return s.quit()
 	case reset:
+		if c.Len() != 1 {
+			return s.onNewPin(c) // it will be refused
+		}
 		return s.reset()
 	case auth:
 		return s.authenticate(c)
@@ -82,6 +87,30 @@ func (s *session) dispatchState(c command) bool {
 		return true
 	}
 	return s.onNewPin(c)
+}
+
+// tooMuch reports whether a command has more arguments, or longer ones, than Redis takes from a client that has not
+// authenticated, when they are sent as an array. Inline commands may have them, and become arrays here.
+func tooMuch(r *resp.Reader) bool {
+	if r.Len() > resp.MaxArgsUnauthenticated {
+		return true
+	}
+	for i := range r.Len() {
+		if len(r.Arg(i)) > resp.MaxBulkUnauthenticated {
+			return true
+		}
+	}
+	return false
+}
+
+// refuseUnauthenticated answers for the upstream, which would close the connection.
+func (s *session) refuseUnauthenticated() bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	s.answer([]byte("-NOAUTH Authentication required.\r\n"))
+	return true
 }
 
 // hasOption reports whether an option is among the arguments, before the word that ends the options.

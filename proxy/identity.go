@@ -149,10 +149,18 @@ func (s *session) nameReply() []byte {
 	switch {
 	case s.who != nil && s.who.name != "":
 		return resp.AppendBulk(nil, s.who.name)
-	case s.ctx.RESP == 3:
+	case s.protocol() == 3:
 		return []byte("_\r\n")
 	}
 	return []byte("$-1\r\n")
+}
+
+// protocol returns the version that the client speaks.
+func (s *session) protocol() uint8 {
+	if s.pin != nil && s.pin.resp != 0 {
+		return s.pin.resp
+	}
+	return s.ctx.RESP
 }
 
 // validName reports whether Redis takes a client's name, or a library's (networking.c: validateClientAttr).
@@ -192,7 +200,7 @@ func (s *session) infoLine(line string) string {
 		"id": strconv.FormatInt(s.id, 10), "addr": s.remote, "laddr": s.conn.LocalAddr(),
 		"fd": strconv.Itoa(s.conn.FD()), "name": who.name, "lib-name": who.libName, "lib-ver": who.libVer,
 		"age": strconv.Itoa(int(time.Since(s.created) / time.Second)), "idle": "0", "flags": "N",
-		"db": strconv.Itoa(s.ctx.DB), "resp": strconv.Itoa(int(s.ctx.RESP)), "redir": "-1",
+		"db": strconv.Itoa(s.ctx.DB), "resp": strconv.Itoa(int(s.protocol())), "redir": "-1",
 		"qbuf": strconv.Itoa(len(s.in)), "omem": strconv.Itoa(s.out.size),
 	}
 	if user != "" {

@@ -11,11 +11,12 @@ import (
 type pin struct {
 	link     *multiplex.Link
 	fresh    bool          // has not carried a command of this client
-	multi    bool          // in a transaction
+	tx       *transaction  // between MULTI and EXEC
 	watching bool          // WATCH is in force
 	blocking bool          // the command in flight may wait for others
 	sticky   bool          // there is state that we do not follow: until the client goes
 	once     bool          // closed once it is given back
+	resp     uint8         // the protocol version that HELLO has set on it; 0: the context's
 	sub      *subscription // subscribed, or was
 }
 
@@ -32,7 +33,7 @@ func (s *session) releasePin() {
 		return
 	}
 	p.blocking = false
-	if p.multi || p.watching || p.sticky || p.sub != nil && p.sub.total() > 0 {
+	if p.tx != nil || p.watching || p.sticky || p.sub != nil && p.sub.total() > 0 {
 		return
 	}
 	s.pin, s.link = nil, nil
@@ -62,12 +63,14 @@ func (s *session) onPin(c command) bool {
 	case quit:
 		return s.quit()
 	case reset:
-		return s.reset()
+		if c.Len() == 1 {
+			return s.reset()
+		}
 	}
 	switch {
 	case p.sub != nil:
 		return s.onSubscribed(c)
-	case p.multi:
+	case p.tx != nil:
 		return s.inTransaction(c)
 	}
 	if !c.row.plain() && s.inFlight > 0 {
@@ -90,14 +93,18 @@ func (s *session) onPin(c command) bool {
 		p.sticky = true
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = !harmless(head) }})
 	case multi:
-		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.multi = head[0] == '+' }})
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
+			if head[0] == '+' {
+				p.tx = &transaction{}
+			}
+		}})
 	case watch:
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching || head[0] == '+' }})
 	case unwatch:
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching && head[0] != '+' }})
 	case hello:
 		p.sticky = true
-		s.submit(p.link, c, s.collect(s.withID))
+		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
 	default:
 		switch c.row.how {
 		case block, blockOption, flush:
@@ -105,7 +112,7 @@ func (s *session) onPin(c command) bool {
 		case once, script:
 			p.once = true
 		case own, exec, discard:
-		case selectDB, noTouch, readOnly:
+		case selectDB, noTouch, readOnly, reset:
 			// One that took a pin by itself does not have the right form, and will be refused.
 			p.once, p.sticky = fresh, !fresh
 		default: // AUTH and others that change what the connection is
@@ -136,35 +143,6 @@ func harmless(head []byte) bool {
 		}
 	}
 	return false
-}
-
-// inTransaction treats a command between MULTI and EXEC that were not in hand together.
-func (s *session) inTransaction(c command) bool {
-	p := s.pin
-	switch c.row.how {
-	case exec, discard:
-		if c.Len() != 1 {
-			break
-		}
-		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
-			if transactionOver(head) {
-				p.multi, p.watching = false, false
-			}
-		}})
-		s.bar()
-		return true
-	case subscribe, auth, hello, relay, clientReply:
-		// They break the shape of EXEC's reply: it cannot be told any more where a reply ends.
-		return s.startRelay(c)
-	case read, share, block, blockOption, flush, own, multi, watch, unwatch:
-	case script, once:
-		p.once = true
-	default:
-		p.sticky = true
-	}
-	c.row = transactionRow
-	s.submit(p.link, c, nil)
-	return true
 }
 
 // startRelay passes every byte on from now on, both ways, until one side hangs up: nobody can follow the state of

@@ -40,8 +40,9 @@ const (
 	keepProgress = 4 << 10
 	// largeValue is the size from which a value is read into its place without a copy, and handed on likewise.
 	largeValue = 64 << 10
-	// trustValue is how much of a value must have come before memory is set aside for all of it.
-	trustValue = 1 << 20
+	// trustValue is how many times as much memory is set aside for a value as has come of it, so that a client cannot
+	// claim by announcing.
+	trustValue = 4
 )
 
 // session is our state for a client. It implements eventloop.Handler for the client's connection and
@@ -62,7 +63,6 @@ type session struct {
 	queued   bool // is in worker.ready
 	eof      bool // the client will send nothing more
 	relaying bool // every byte is passed on as it is, both ways
-	spoke    bool // has sent a command
 	in       []byte
 	inLent   bool // a link owns the memory under in
 	inPlace  bool // the next read lands in the spare capacity of in
@@ -211,10 +211,7 @@ func (s *session) keepProgress(r *resp.Reader) {
 		s.conn.ReadInto(nil)
 		return
 	}
-	room := missing
-	if len(s.in) < trustValue {
-		room = min(missing, max(len(s.in), largeValue))
-	}
+	room := min(missing, max((trustValue-1)*len(s.in), largeValue))
 	if cap(s.in)-len(s.in) < min(room, largeValue) {
 		s.in = append(make([]byte, 0, len(s.in)+room), s.in...)
 	}

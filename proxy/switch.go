@@ -214,6 +214,21 @@ func (s *session) hello(c command) bool {
 	return true
 }
 
+// helloOnPin returns what becomes of the reply to a HELLO that goes to the session's pin.
+func (s *session) helloOnPin(c command) func([]byte) []byte {
+	h, ok := parseHello(c)
+	p := s.pin
+	return func(reply []byte) []byte {
+		if ok && !isErrorReply(reply) {
+			s.setName(h.name)
+			if h.proto != 0 {
+				p.resp = h.proto
+			}
+		}
+		return s.withID(reply)
+	}
+}
+
 func (s *session) setName(name *string) {
 	if name != nil {
 		s.identity().name = *name

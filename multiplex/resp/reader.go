@@ -15,9 +15,10 @@ const (
 	// DefaultMaxBulk is Redis's default of proto-max-bulk-len, in bytes.
 	DefaultMaxBulk = 512 << 20
 
-	// A client that has not authenticated may send no more than this.
-	maxArgsUnauthenticated = 10
-	maxBulkUnauthenticated = 16 << 10
+	// MaxArgsUnauthenticated and MaxBulkUnauthenticated are the most arguments, and the longest one in bytes, that a
+	// client may send that has not authenticated. Redis applies them to arrays only.
+	MaxArgsUnauthenticated = 10
+	MaxBulkUnauthenticated = 16 << 10
 )
 
 // ProtocolError is what Redis tells a client that breaks the protocol, before it closes the connection. The text
@@ -123,7 +124,7 @@ func (r *Reader) count(buf []byte) (bool, error) {
 	switch {
 	case !ok || n > MaxArgs:
 		return false, errCount
-	case n > maxArgsUnauthenticated && r.Unauthenticated:
+	case n > MaxArgsUnauthenticated && r.Unauthenticated:
 		return false, errCountNoAuth
 	}
 	r.odd = buf[end+1] != '\n'
@@ -155,7 +156,7 @@ func (r *Reader) bulkHeader(buf []byte) (bool, error) {
 	switch {
 	case !ok || n < 0 || n > limit:
 		return false, errBulk
-	case n > maxBulkUnauthenticated && r.Unauthenticated:
+	case n > MaxBulkUnauthenticated && r.Unauthenticated:
 		return false, errBulkNoAuth
 	}
 	if buf[end+1] != '\n' {
