@@ -72,8 +72,8 @@ func attack(t *testing.T, w *world) {
 	start := time.Now()
 	w.until = start.Add(w.duration)
 	watcher := &upstreamWatcher{
-		w: w, conn: proxytest.Dial(t, s.Addr()), hurtFrom: start.Add(w.duration / 2),
-		rnd: rand.New(rand.NewPCG(w.seed, 1<<32)),
+		w: w, conn: proxytest.Dial(t, s.Addr()), busy: proxytest.Dial(t, s.Addr()),
+		hurtFrom: start.Add(w.duration / 2), rnd: rand.New(rand.NewPCG(w.seed, 1<<32)),
 	}
 	stop := make(chan struct{})
 	var clients, others sync.WaitGroup
@@ -180,9 +180,10 @@ func (w *world) report(t *testing.T, watcher *upstreamWatcher) {
 type upstreamWatcher struct {
 	w        *world
 	conn     *proxytest.Conn
+	busy     *proxytest.Conn // keeps Redis busy for a moment
 	rnd      *rand.Rand
 	hurtFrom time.Time
-	own      string // the id of conn
+	own      []string // the ids of both
 
 	samples, most, kills, fleeting int
 }
@@ -190,9 +191,11 @@ type upstreamWatcher struct {
 var clientID = regexp.MustCompile(`(?m)^id=(\d+) `)
 
 // watch samples until stop is closed. No other client talks to this Redis directly, so every connection but
-// its own is the proxy's.
+// its own two is the proxy's.
 func (u *upstreamWatcher) watch(stop <-chan struct{}) {
-	u.own = strings.Trim(u.do("CLIENT", "ID"), ":\r\n")
+	for _, c := range []*proxytest.Conn{u.conn, u.busy} {
+		u.own = append(u.own, strings.Trim(u.do(c, "CLIENT", "ID"), ":\r\n"))
+	}
 	nextKill := u.hurtFrom
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -231,34 +234,57 @@ func (u *upstreamWatcher) sample() map[string]bool {
 
 func (u *upstreamWatcher) list() map[string]bool {
 	ids := map[string]bool{}
-	for _, m := range clientID.FindAllStringSubmatch(u.do("CLIENT", "LIST"), -1) {
+	for _, m := range clientID.FindAllStringSubmatch(u.do(u.conn, "CLIENT", "LIST"), -1) {
 		ids[m[1]] = true
 	}
-	delete(ids, u.own)
+	for _, id := range u.own {
+		delete(ids, id)
+	}
 	return ids
 }
 
+// spin keeps Redis busy for some milliseconds.
+const spin = "local x = 0 for i = 1, 300000 do x = x + i end return x"
+
 // kill throws out one connection of the proxy's, or now and then all of them.
+//
+// Commands race with the end of their connection: either Redis never reads them, or it carries them out and the
+// reply is lost. The second is what may tempt a proxy to do a thing twice, and is rare on an idle server. So
+// half of the time Redis is kept busy, commands pile up, and the order to kill arrives behind them: Redis then
+// carries them out and kills the connection before it writes the replies.
 func (u *upstreamWatcher) kill(ids map[string]bool) {
 	u.w.hurting.Store(true)
-	switch u.rnd.IntN(10) {
-	case 0:
-		u.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-		u.kills += len(ids)
-	case 1:
-		u.do("CLIENT", "KILL", "TYPE", "pubsub")
+	spins := u.rnd.IntN(2) == 0
+	if spins {
+		if err := u.busy.TryWrite([]byte(proxytest.Command("EVAL", spin, "0"))); err != nil {
+			u.w.problem("the watcher's own connection: %v", err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	switch all := slices.Sorted(maps.Keys(ids)); u.rnd.IntN(10) {
+	case 0, 1:
+		for _, id := range all {
+			u.do(u.conn, "CLIENT", "KILL", "ID", id)
+			u.kills++
+		}
+	case 2:
+		u.do(u.conn, "CLIENT", "KILL", "TYPE", "pubsub")
 	default:
-		all := slices.Sorted(maps.Keys(ids))
-		u.do("CLIENT", "KILL", "ID", all[u.rnd.IntN(len(all))])
+		u.do(u.conn, "CLIENT", "KILL", "ID", all[u.rnd.IntN(len(all))])
 		u.kills++
+	}
+	if spins {
+		if b, err := u.busy.TryReadReply(); err != nil || b[0] != ':' {
+			u.w.problem("the watcher's own connection: %q, %v", b, err)
+		}
 	}
 }
 
-func (u *upstreamWatcher) do(parts ...string) string {
-	err := u.conn.TryWrite([]byte(proxytest.Command(parts...)))
+func (u *upstreamWatcher) do(c *proxytest.Conn, parts ...string) string {
+	err := c.TryWrite([]byte(proxytest.Command(parts...)))
 	var b []byte
 	if err == nil {
-		b, err = u.conn.TryReadReply()
+		b, err = c.TryReadReply()
 	}
 	if err != nil {
 		u.w.problem("the watcher's own connection: %v", err)
