@@ -41,6 +41,7 @@ type Pool struct {
 	spare    [][]byte
 	backoff  backoff
 	serial   uint64
+	met      bool // a connection has been opened in a client's first context
 	unauth   bool // the upstream wants clients to authenticate that have not
 	pressed  bool // somebody may be waiting for a connection that this pool could spare
 
@@ -66,6 +67,9 @@ func NewPool(cfg Config) *Pool {
 
 // Initial returns the key of a client that has said nothing yet.
 func (p *Pool) Initial() Key { return Key{DB: p.up.db, RESP: 2} }
+
+// Introduced reports whether the pool knows the upstream: it has had a connection.
+func (p *Pool) Introduced() bool { return p.met }
 
 // Context returns the context of a key. It is valid as long as a client is in it: the caller enters it at once.
 func (p *Pool) Context(key Key) *Context {
@@ -176,7 +180,7 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) *Link {
 		return k
 	}
 	if c.User == "" {
-		p.unauth = est.unauth
+		p.met, p.unauth = true, est.unauth
 	}
 	p.log.Debug("upstream connection opened", "kind", kind.String(), "user", c.User, "db", c.DB, "resp", c.RESP)
 	return k

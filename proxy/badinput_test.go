@@ -177,7 +177,8 @@ func TestAClientWithoutPasswordIsHeldToSmallerLimits(t *testing.T) {
 		{"an argument of 16385 bytes", "*2\r\n$4\r\nECHO\r\n$16385\r\n", "unauthenticated bulk length"},
 		{"ten arguments", "*10\r\n" + strings.Repeat("$1\r\na\r\n", 10) + "QUIT\r\n", ""},
 		{"an argument of 16384 bytes", "*2\r\n$4\r\nECHO\r\n$16384\r\n" + strings.Repeat("a", 16384) + "\r\nQUIT\r\n", ""},
-		{"an inline command of eleven words", "ECHO a b c d e f g h i j\r\nQUIT\r\n", ""},
+		// Redis would say that ECHO takes one argument; the proxy cannot ask it without sending all of them.
+		{"an inline command of eleven words", "MGET a b c d e f g h i j\r\nQUIT\r\n", ""},
 	}
 	for _, in := range cases {
 		t.Run(in.name, func(t *testing.T) {

@@ -141,6 +141,13 @@ func (s *session) bound() {
 
 // advance works on the input as far as it goes. Borrowed input is the loop's and must be copied to be kept.
 func (s *session) advance(in []byte, borrowed bool) {
+	if !s.w.pool.Introduced() && s.denied == nil {
+		// Which limits the client has to keep depends on whether the upstream wants it to authenticate.
+		s.keep(in, borrowed)
+		s.awaitLane(s.ctx)
+		s.bound()
+		return
+	}
 	r := &s.w.reader
 	if s.partial != nil {
 		r = s.partial
