@@ -3,7 +3,7 @@ package resp
 // splitWords splits an inline command into its arguments, by Redis's rules (sds.c: sdssplitargs): words are
 // separated by white space; "double quotes" know \n, \r, \t, \b, \a, \xHH and \ before anything else; 'single
 // quotes' know \' only; what follows a closing quote must be white space. It reports false where the quotes do
-// not match.
+// not match. Vertical tabs and form feeds are white space between words, but do not end a word without quotes.
 func splitWords(line []byte) ([][]byte, bool) {
 	var args [][]byte
 	for i := 0; ; {
@@ -29,7 +29,7 @@ func nextWord(s []byte) ([]byte, int, bool) {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch {
-		case quote == 0 && isSpace(c):
+		case quote == 0 && isSpace(c) && c != '\v' && c != '\f':
 			return word, i, true
 		case quote == 0 && (c == '"' || c == '\''):
 			quote = c
