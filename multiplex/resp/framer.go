@@ -11,11 +11,12 @@ import (
 // that are still to come.
 type Framer struct {
 	need  int64 // elements that are still to come; 0 between replies
-	skip  int64 // bytes of a payload, and its line end, that are still to come
-	num   int64 // the number that is being read
+	skip  int64 // bytes of a payload that are still to come
+	num   int64 // the number that is being read; noDigit before its first digit
 	state framerState
 	kind  byte // type byte of the element that is being read
 	neg   bool
+	cr    bool // the byte before was a '\r'
 	top   byte
 }
 
@@ -24,8 +25,15 @@ type framerState uint8
 const (
 	atType   framerState = iota // the next byte is a type
 	atNumber                    // in a length or a count
-	atLine                      // in a line without meaning to us, up to its '\n'
+	atLine                      // in a line without meaning to us, up to its "\r\n"; a '\n' alone belongs to it
 	atSkip                      // in a payload
+	atEnd                       // in the "\r\n" behind a payload
+)
+
+const (
+	noDigit = -1
+	// maxNumber bounds a length or a count, far beyond what Redis sends and far below what overflows.
+	maxNumber = 1 << 40
 )
 
 // FrameError says that a server sent something that is not a reply. The stream is out of step from there on, and
@@ -39,7 +47,7 @@ func (e *FrameError) Error() string {
 // Next consumes b up to the end of the reply that is under way, or all of it. It returns how much that was, and
 // whether the reply is complete.
 func (f *Framer) Next(b []byte) (n int, done bool, err error) {
-	if f.need == 0 {
+	if f.need == 0 && len(b) > 0 {
 		f.need, f.top = 1, '|'
 	}
 	for i := 0; i < len(b); {
@@ -50,33 +58,34 @@ func (f *Framer) Next(b []byte) (n int, done bool, err error) {
 			}
 			i++
 		case atNumber:
-			c := b[i]
-			i++
-			switch {
-			case c >= '0' && c <= '9' && f.num < 1<<40:
-				f.num = f.num*10 + int64(c-'0')
-			case c == '-':
-				f.neg = true
-			case c == '\r':
-			case c == '\n':
-				f.counted()
-			default:
-				return i, false, &FrameError{c}
+			if err := f.digit(b[i]); err != nil {
+				return i, false, err
 			}
+			i++
 		case atLine:
-			end := bytes.IndexByte(b[i:], '\n')
-			if end < 0 {
+			end := f.lineEnd(b[i:])
+			if end == 0 {
 				return len(b), false, nil
 			}
-			i += end + 1
+			i += end
 			f.element()
 		case atSkip:
 			k := min(f.skip, int64(len(b)-i))
 			i += int(k)
 			f.skip -= k
 			if f.skip == 0 {
-				f.element()
+				f.state = atEnd
 			}
+		case atEnd:
+			switch {
+			case b[i] == '\r' && !f.cr:
+				f.cr = true
+			case b[i] == '\n' && f.cr:
+				f.element()
+			default:
+				return i, false, &FrameError{b[i]}
+			}
+			i++
 		}
 		if f.need == 0 {
 			return i, true, nil
@@ -90,16 +99,54 @@ func (f *Framer) begin(kind byte) error {
 	if f.top == '|' && f.need == 1 {
 		f.top = kind
 	}
-	f.kind = kind
+	f.kind, f.cr = kind, false
 	switch kind {
 	case '+', '-', ':', '_', '#', ',', '(':
 		f.state = atLine
 	case '$', '!', '=', '*', '~', '%', '>', '|':
-		f.state, f.num, f.neg = atNumber, 0, false
+		f.state, f.num, f.neg = atNumber, noDigit, false
 	default:
 		return &FrameError{kind}
 	}
 	return nil
+}
+
+// digit reads one byte of the number behind a type byte, or of the line end behind that.
+func (f *Framer) digit(c byte) error {
+	switch {
+	case f.cr && c == '\n':
+		f.counted()
+	case f.cr:
+		return &FrameError{c}
+	case c >= '0' && c <= '9' && f.num < maxNumber:
+		f.num = max(f.num, 0)*10 + int64(c-'0')
+	case c == '-' && f.num == noDigit && !f.neg:
+		f.neg = true
+	case c == '\r' && f.num != noDigit:
+		f.cr = true
+	default:
+		return &FrameError{c}
+	}
+	return nil
+}
+
+// lineEnd returns the length of what is left of a line, its end included, or 0 if the end is not in b.
+func (f *Framer) lineEnd(b []byte) int {
+	for from := 0; ; {
+		i := bytes.IndexByte(b[from:], '\n')
+		if i < 0 {
+			f.cr = b[len(b)-1] == '\r'
+			return 0
+		}
+		i += from
+		if i > 0 && b[i-1] == '\r' || i == 0 && f.cr {
+			return i + 1
+		}
+		if from = i + 1; from == len(b) {
+			f.cr = false
+			return 0
+		}
+	}
 }
 
 // counted ends the number behind a type byte.
@@ -114,7 +161,10 @@ func (f *Framer) counted() {
 			f.element()
 			return
 		}
-		f.state, f.skip = atSkip, n+2
+		f.state, f.skip, f.cr = atSkip, n, false
+		if n == 0 {
+			f.state = atEnd
+		}
 	case '%':
 		f.need += 2 * n
 		f.element()
