@@ -135,21 +135,6 @@ func (b *Budget) Release(k Kind) {
 	b.grantAll()
 }
 
-// Convert makes a connection of one kind count as one of another. It reports false, and changes nothing, if that
-// kind has its share already.
-func (b *Budget) Convert(from, to Kind) bool {
-	b.mu.Lock()
-	b.open[from]--
-	if !b.room(to) {
-		b.open[from]++
-		b.mu.Unlock()
-		return false
-	}
-	b.open[to]++
-	b.grantAll()
-	return true
-}
-
 // grantAll grants all that can be granted. It is called with mu held, and gives it up.
 func (b *Budget) grantAll() {
 	var granted []*Request
