@@ -106,8 +106,11 @@ func (s *conversation) conn(name string) *Conn {
 func (s *conversation) expect(c *Conn, verb, rest string) error {
 	if rest == "(end)" {
 		b, err := c.TryReadAll()
-		if err != nil || len(b) > 0 {
-			return fmt.Errorf("got  %s %v", Quote(b), err)
+		if err != nil {
+			return fmt.Errorf("got  %s %w", Quote(b), err)
+		}
+		if len(b) > 0 {
+			return fmt.Errorf("got  %s", Quote(b))
 		}
 		return nil
 	}
@@ -144,7 +147,7 @@ func Words(line string) ([]string, error) {
 		if line == "" {
 			return words, nil
 		}
-		end := 0
+		var end int
 		switch line[0] {
 		case '"':
 			q, err := strconv.QuotedPrefix(line)
