@@ -32,6 +32,7 @@ type Authenticator struct {
 // check is one AUTH or HELLO.
 type check struct {
 	raw  []byte
+	due  time.Time
 	done func(reply []byte, err error)
 }
 
@@ -55,7 +56,7 @@ func NewAuthenticator(up *Upstream, budget *limits.Budget, timeout time.Duration
 // reports false if too many checks wait.
 func (a *Authenticator) Check(raw []byte, done func(reply []byte, err error)) bool {
 	select {
-	case a.jobs <- check{raw, done}:
+	case a.jobs <- check{raw, time.Now().Add(a.timeout), done}:
 		return true
 	default:
 		return false
@@ -75,7 +76,7 @@ func (a *Authenticator) Run() {
 		case <-idle.C:
 			a.hangUp()
 		case job := <-a.jobs:
-			job.done(a.check(job.raw))
+			job.done(a.check(job.raw, job.due))
 			// Without a slot of its own, the connection makes room for the clients' again.
 			if a.budget.Size() < 3 && len(a.jobs) == 0 {
 				a.hangUp()
@@ -91,8 +92,10 @@ func (a *Authenticator) Stop() {
 	<-a.done
 }
 
-func (a *Authenticator) check(raw []byte) ([]byte, error) {
-	deadline := time.Now().Add(a.timeout)
+func (a *Authenticator) check(raw []byte, deadline time.Time) ([]byte, error) {
+	if time.Now().After(deadline) {
+		return nil, errNoRoom // it has waited behind others for as long as it may
+	}
 	for {
 		if a.nc == nil {
 			if err := a.connect(deadline); err != nil {
@@ -139,7 +142,7 @@ func (a *Authenticator) connect(deadline time.Time) error {
 		}
 	}
 	var pause backoff
-	cred := &credential{user: a.up.userName(), password: a.up.password}
+	cred := a.up.credential()
 	for {
 		est, err := a.up.dial(Key{DB: a.up.db, RESP: 2}, cred, limits.Control)
 		if err == nil {

@@ -48,9 +48,14 @@ type Waiter interface {
 // Link returns the context's lane, or nil if there is none at the moment: see Await.
 func (c *Context) Link() *Link { return c.link }
 
-// Unauthenticated reports whether the upstream wants authentication and the context has none, as far as the last
-// connection that was opened has shown.
-func (c *Context) Unauthenticated() bool { return c.User == "" && c.pool.unauth }
+// Unauthenticated reports whether the upstream wants authentication and the context's lane has none. Without a lane
+// it goes by the last connection that was opened.
+func (c *Context) Unauthenticated() bool {
+	if c.link != nil {
+		return c.link.unauth
+	}
+	return c.User == "" && c.pool.unauth
+}
 
 // Enter counts a client in. Each Enter is followed by a Leave.
 func (c *Context) Enter() { c.users++ }
@@ -128,10 +133,14 @@ func (c *Context) giveUp() {
 // serve makes a connection the context's lane. What the last lane left behind goes first, then everybody who
 // waited.
 func (c *Context) serve(k *Link) {
-	if k.state != serving { // broke while it was being attached
+	c.opening = false
+	if k.state != serving { // it could not be attached
+		if c.wanted() {
+			c.open()
+		}
 		return
 	}
-	c.opening, c.link = false, k
+	c.link = k
 	c.resubmit(k)
 	waiters := c.waiters
 	c.waiters = map[Waiter]struct{}{}

@@ -1,6 +1,7 @@
 package multiplex
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,8 @@ type Client interface {
 	// replies have come in part. Nobody knows their outcome, so the client has to be closed. It is also called
 	// when a pin breaks, at any time.
 	Lost(err error)
+	// Gone reports whether the client wants no more replies.
+	Gone() bool
 }
 
 // Flags say how a request may be treated.
@@ -40,6 +43,8 @@ type Special struct {
 	// Collect holds the reply back from the client, and hands all of it to Done. Otherwise the reply goes to the
 	// client as it comes, and Done gets no more than its beginning.
 	Collect bool
+	// Expect is the only reply that is in order, if it is not nil: the link is broken as soon as anything else comes.
+	Expect []byte
 	// Done is called once the reply is complete, after Client.Reply where that is called. For a reply that was
 	// collected, Client.Reply is not called: Done delivers what there is to deliver, and counts.
 	Done func(reply []byte)
@@ -79,6 +84,7 @@ type Link struct {
 	conn    *eventloop.Conn
 	name    string // what the upstream knows it as
 	hello   []byte
+	unauth  bool // the upstream wants authentication, and this connection has none
 	canEcho bool
 	id      uint64
 
@@ -137,13 +143,9 @@ func (k *Link) SubmitOwned(c Client, raw []byte, flags Flags) {
 // front of anybody else's.
 func (k *Link) Barrier() {
 	nonce := newNonce()
-	want := string(resp.AppendBulk(nil, nonce))
-	raw := resp.AppendCommand(nil, "ECHO", nonce)
-	k.SubmitSpecial(nil, raw, 0, &Special{Collect: true, Done: func(reply []byte) {
-		if string(reply) != want {
-			k.Break(errors.New("a script answered more than once"))
-		}
-	}})
+	k.SubmitSpecial(nil, resp.AppendCommand(nil, "ECHO", nonce), 0, &Special{
+		Collect: true, Expect: resp.AppendBulk(nil, nonce), Done: func([]byte) {},
+	})
 }
 
 func (k *Link) push(e entry) {
@@ -266,6 +268,10 @@ func (k *Link) special(front *entry, b []byte, done bool) {
 	switch {
 	case collect:
 		k.held = append(k.held, b...)
+		if e.sp.Expect != nil && !bytes.HasPrefix(e.sp.Expect, k.held) {
+			k.broke(errNotExpected)
+			return
+		}
 	case e.sp != nil && len(k.head) < headSize:
 		k.head = append(k.head, b[:min(len(b), headSize-len(k.head))]...)
 	}
@@ -327,8 +333,9 @@ func (k *Link) settle() {
 }
 
 var (
-	errOutOfStep = errors.New("it answered what nobody asked")
-	errHungUp    = errors.New("it closed the connection")
+	errOutOfStep   = errors.New("it answered what nobody asked")
+	errNotExpected = errors.New("a script was not answered exactly once")
+	errHungUp      = errors.New("it closed the connection")
 )
 
 // EOF implements eventloop.Handler.
@@ -393,7 +400,7 @@ func (k *Link) salvage(err error) {
 	for k.queue.len() > 0 {
 		e := k.queue.pop()
 		raw := k.send.take(int(e.size))
-		if e.c != nil && !lost[e.c] {
+		if e.c != nil && !lost[e.c] && !e.c.Gone() {
 			e.flags |= resent
 			k.ctx.resend = append(k.ctx.resend, resend{e, raw})
 		}
@@ -407,6 +414,16 @@ func (k *Link) salvage(err error) {
 	}
 	for c := range lost {
 		c.Lost(fmt.Errorf("upstream connection lost with commands in flight: %w", err))
+	}
+}
+
+// Drain has the link take nothing new, and go once it has answered everything.
+func (k *Link) Drain() { k.drain() }
+
+// Abort closes a link that is draining, whatever is in flight on it.
+func (k *Link) Abort() {
+	if k.state == draining {
+		k.retire()
 	}
 }
 

@@ -123,6 +123,17 @@ func (p *Pool) DiscardPin(k *Link) {
 	}
 }
 
+// HalfClose tells the upstream that nothing more will come on a pin, after what has been submitted. What it still
+// replies is delivered; then it hangs up, and the pin breaks.
+func (k *Link) HalfClose() {
+	if k.dirty {
+		k.flush()
+	}
+	if k.state == serving {
+		k.conn.CloseWrite()
+	}
+}
+
 // Frames has every complete frame handed to f, replies and pushes alike, instead of counting replies; requests are
 // written by Send. Nil goes back to counting. The caller holds the pin and has nothing in flight on it.
 func (k *Link) Frames(f func(frame []byte, top byte)) {

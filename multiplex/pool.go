@@ -53,6 +53,7 @@ type Pool struct {
 // whichever client.
 type credential struct {
 	user, password string
+	login          bool // there is something to authenticate with, be it an empty password
 }
 
 // NewPool returns a pool without connections.
@@ -61,7 +62,7 @@ func NewPool(cfg Config) *Pool {
 		loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
 	}
-	p.creds[""] = &credential{p.up.userName(), p.up.password}
+	p.creds[""] = p.up.credential()
 	return p
 }
 
@@ -88,7 +89,7 @@ func (p *Pool) SetPassword(user, password string) {
 		cred.password = password
 		return
 	}
-	p.creds[user] = &credential{user, password}
+	p.creds[user] = &credential{user, password, true}
 }
 
 // forget drops a context that nobody needs, and with a user's last context the password.
@@ -165,7 +166,7 @@ func isUnreachable(err error) bool {
 func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) *Link {
 	p.serial++
 	k := &Link{
-		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, canEcho: est.canEcho,
+		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
 		id: p.serial, used: p.loop.Now(),
 	}
 	k.send.spare = &p.spare
@@ -209,22 +210,26 @@ func (p *Pool) relieve() {
 	if !p.budget.Pressed() {
 		return
 	}
-	var oldest *Link
+	var idle, busy *Link
+	making := false // room is being made
 	for k := range p.links {
 		switch {
-		case k.state == draining || k.state == retiring:
-			return // room is being made
+		case k.state != serving:
+			making = true
 		case k.kind != limits.Lane:
-		case oldest == nil, k.idleLane() && !oldest.idleLane(), k.idleLane() == oldest.idleLane() && k.id < oldest.id:
-			oldest = k
+		case k.queue.len() == 0 && (idle == nil || k.id < idle.id):
+			idle = k
+		case k.queue.len() > 0 && (busy == nil || k.id < busy.id):
+			busy = k
 		}
 	}
-	if oldest != nil {
-		oldest.drain()
+	switch {
+	case idle != nil:
+		idle.drain()
+	case busy != nil && !making:
+		busy.drain()
 	}
 }
-
-func (k *Link) idleLane() bool { return k.queue.len() == 0 }
 
 // Relieve is for the budget's nudge: it has the pool make room, soon. It may be called from any goroutine.
 func (p *Pool) Relieve() { p.loop.Post(func() { p.pressed = true }) }

@@ -16,7 +16,8 @@ type segment struct {
 }
 
 // sendQueue holds the requests of a link from the moment they are submitted until they are answered, so that
-// those that only read can be sent again if the link breaks. A request lies in one segment as a whole.
+// those that only read can be sent again if the link breaks. A request lies in one segment as a whole. A segment
+// that has been answered is there only if it is the last one, to be used again.
 type sendQueue struct {
 	segs  []segment
 	next  int // the first segment that has bytes to send
@@ -36,12 +37,21 @@ func (q *sendQueue) add(raw []byte) {
 		q.addOwned(append([]byte(nil), raw...))
 		return
 	}
+	q.dropSpent()
 	q.segs = append(q.segs, segment{b: append(q.buffer(), raw...)})
 }
 
 // addOwned appends a request without copying it. The caller must not touch it afterwards.
 func (q *sendQueue) addOwned(raw []byte) {
+	q.dropSpent()
 	q.segs = append(q.segs, segment{b: raw[:len(raw):len(raw)]})
+}
+
+// dropSpent gives up a last segment that has been answered and has no room for what comes.
+func (q *sendQueue) dropSpent() {
+	if len(q.segs) == 1 && q.segs[0].answered == len(q.segs[0].b) {
+		q.drop()
+	}
 }
 
 func (q *sendQueue) buffer() []byte {
@@ -82,15 +92,21 @@ func (q *sendQueue) pending() bool {
 func (q *sendQueue) answer(n int) {
 	s := &q.segs[0]
 	s.answered += n
-	if s.answered < len(s.b) {
+	if s.answered > len(s.b) {
+		panic("bug: a request lies across two segments")
+	}
+	if s.answered == len(s.b) {
+		q.recycle()
+	}
+}
+
+// recycle empties the front segment, which has been answered, or gives it up.
+func (q *sendQueue) recycle() {
+	if s := &q.segs[0]; len(q.segs) == 1 && cap(s.b) == segmentSize {
+		s.b, s.sent, s.answered = s.b[:0], 0, 0
 		return
 	}
-	switch {
-	case len(q.segs) == 1 && cap(s.b) == segmentSize:
-		s.b, s.sent, s.answered = s.b[:0], 0, 0
-	default:
-		q.drop()
-	}
+	q.drop()
 }
 
 // drop gives up the front segment.
@@ -104,15 +120,14 @@ func (q *sendQueue) drop() {
 	q.next = max(q.next-1, 0)
 }
 
-// take removes the oldest request, of n bytes, and returns it.
+// take removes the oldest request, of n bytes, and returns it. It is for a queue that is not used any more.
 func (q *sendQueue) take(n int) []byte {
 	s := &q.segs[0]
-	for s.answered == len(s.b) {
-		q.segs = q.segs[1:]
-		s = &q.segs[0]
-	}
 	b := s.b[s.answered : s.answered+n]
 	s.answered += n
+	if s.answered == len(s.b) {
+		q.segs = q.segs[1:]
+	}
 	return b
 }
 
@@ -120,12 +135,13 @@ func (q *sendQueue) take(n int) []byte {
 func (q *sendQueue) answerSent() {
 	for len(q.segs) > 0 {
 		s := &q.segs[0]
-		n := s.sent - s.answered
-		whole := s.sent == len(s.b)
-		if n > 0 {
-			q.answer(n)
+		s.answered = s.sent
+		if s.sent < len(s.b) {
+			return
 		}
-		if !whole || n == 0 || len(q.segs) == 1 {
+		last := len(q.segs) == 1
+		q.recycle()
+		if last {
 			return
 		}
 	}

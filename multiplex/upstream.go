@@ -81,9 +81,14 @@ func (u *Upstream) userName() string {
 	return u.user
 }
 
+// credential returns what the proxy itself authenticates with.
+func (u *Upstream) credential() *credential {
+	return &credential{u.userName(), u.password, u.user != "" || u.password != ""}
+}
+
 // HasCredentials reports whether the proxy itself authenticates to the upstream. Clients that do not
 // authenticate then act as the proxy's user.
-func (u *Upstream) HasCredentials() bool { return u.password != "" }
+func (u *Upstream) HasCredentials() bool { return u.credential().login }
 
 // ReplyError is an error that the upstream answered, when a connection was opened, to what a client wants to be
 // or to have: a wrong password, a database that does not exist. It is the client's answer too.
@@ -146,7 +151,7 @@ func (u *Upstream) connect(ctx context.Context) (net.Conn, error) {
 func (u *Upstream) handshake(est *established, key Key, cred *credential) error {
 	r := bufio.NewReader(est.nc)
 	hello := []string{"HELLO", strconv.Itoa(int(key.RESP))}
-	if cred != nil && cred.password != "" {
+	if cred.login {
 		hello = append(hello, "AUTH", cred.user, cred.password)
 	}
 	reply, err := u.ask(est.nc, r, hello...)
@@ -169,8 +174,7 @@ func (u *Upstream) handshake(est *established, key Key, cred *credential) error 
 // prepare sends what follows authentication. What the connection is called and whether Redis may evict it is
 // asked for, not insisted on: a user may lack the right.
 func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
-	nonce := newNonce()
-	commands := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", nonce}}
+	commands := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", "redbouncer"}}
 	optional := len(commands)
 	if key.DB != 0 {
 		commands = append(commands, []string{"SELECT", strconv.Itoa(key.DB)})
@@ -194,7 +198,7 @@ func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
 		case err != nil:
 			return &UnreachableError{u.addr, err}
 		case i == 2:
-			est.canEcho = bytes.Contains(reply, []byte(nonce))
+			est.canEcho = !bytes.HasPrefix(reply, []byte("-NOPERM"))
 		case i >= optional && isError(reply):
 			return u.refused(reply)
 		}
@@ -220,7 +224,7 @@ func (u *Upstream) ask(nc net.Conn, r *bufio.Reader, args ...string) ([]byte, er
 // refused tells an answer for the client from one for us: that the upstream takes no more connections, or none
 // from this host, concerns no command.
 func (u *Upstream) refused(reply []byte) error {
-	for _, prefix := range []string{"-ERR max number of clients", "-DENIED", "-LOADING", "-MASTERDOWN"} {
+	for _, prefix := range []string{"-ERR max number of clients", "-DENIED", "-LOADING", "-MASTERDOWN", "-BUSY"} {
 		if bytes.HasPrefix(reply, []byte(prefix)) {
 			return &UnreachableError{u.addr, &ReplyError{reply}}
 		}

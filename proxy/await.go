@@ -9,22 +9,27 @@ import (
 
 var errStuck = errors.New("a transaction could not be ended")
 
-// awaitLane has the session wait for a context's lane, for upstream-timeout from when its input came.
+// awaitLane has the session wait for a context's lane, for upstream-timeout. What else it has sent meanwhile does not
+// wait as long again.
 func (s *session) awaitLane(ctx *multiplex.Context) {
 	s.stopWaiting()
 	patience := s.w.cfg.UpstreamTimeout
 	if s.w.pool.LastError() == nil {
 		patience = max(patience, connectTime) // it is not gone, there is only no connection yet
 	}
-	left := patience - s.w.loop.Now().Sub(s.arrived)
+	now := s.w.loop.Now()
+	if s.stuck.IsZero() {
+		s.stuck = now
+	}
+	left := patience - now.Sub(s.stuck)
 	if left <= 0 {
-		s.denied = s.unavailable()
+		s.denied, s.deniedByUs = s.unavailable(), true
 		s.state = flowing
 		s.wakeDenied()
 		return
 	}
 	ctx.Enter()
-	s.wait = &waiting{lane: ctx, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(left, s.laneTimeout)}
+	s.wait = &waiting{lane: ctx, since: now, timer: s.w.loop.AfterFunc(left, s.laneTimeout)}
 	s.state = awaitingLane
 	ctx.Await(s)
 }
@@ -48,15 +53,16 @@ func (s *session) unavailable() []byte {
 	return replyFull
 }
 
-func (s *session) laneTimeout() { s.endWait(s.unavailable()) }
+func (s *session) laneTimeout() { s.endWait(s.unavailable(), true) }
 
-// endWait ends waiting; denied, if there is any, is what the command at the front is answered.
-func (s *session) endWait(denied []byte) {
+// endWait ends waiting; denied, if there is any, is what the command at the front is answered. ByUs says that it is
+// the proxy that refuses.
+func (s *session) endWait(denied []byte, byUs bool) {
 	if s.wait == nil {
 		return
 	}
 	s.stopWaiting()
-	s.denied = denied
+	s.denied, s.deniedByUs = denied, byUs
 	s.wakeDenied()
 }
 
@@ -68,14 +74,15 @@ func (s *session) LaneReady() {
 	// The context stays entered until the session has gone on, so that its lane is not forgotten before.
 	ctx := s.wait.lane
 	ctx.Enter()
-	s.endWait(nil)
+	s.stuck = time.Time{}
+	s.endWait(nil, false)
 	s.w.deferred = append(s.w.deferred, ctx)
 }
 
 // LaneFailed implements multiplex.Waiter.
 func (s *session) LaneFailed(err error) {
 	if s.state == awaitingLane {
-		s.endWait(multiplex.ErrorLine(err))
+		s.endWait(multiplex.ErrorLine(err), false)
 	}
 }
 
@@ -93,10 +100,14 @@ func (s *session) onNewPin(c command) bool {
 	if request.Queued() && s.w.cfg.PoolTimeout == 0 {
 		request.Cancel()
 		s.w.counters.poolTimeouts.Add(1)
-		s.denied = replyFull
+		s.denied, s.deniedByUs = replyFull, true
 		return s.deny(c)
 	}
-	s.wait = &waiting{pin: request, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.pinTimeout)}
+	how := c.row.how
+	s.wait = &waiting{
+		pin: request, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.pinTimeout),
+		forOthers: how == block || how == blockOption || how == subscribe || how == relay,
+	}
 	s.state = awaitingPin
 	return false
 }
@@ -105,11 +116,11 @@ func (s *session) onNewPin(c command) bool {
 func (s *session) pinDone(link *multiplex.Link, err error) {
 	s.wait.pin = nil
 	if err != nil {
-		s.endWait(multiplex.ErrorLine(err))
+		s.endWait(multiplex.ErrorLine(err), false)
 		return
 	}
 	s.takePin(link)
-	s.endWait(nil)
+	s.endWait(nil, false)
 }
 
 // pinTimeout is called when the session has waited for pool-timeout. Once its turn in the queue has come, it is
@@ -121,9 +132,9 @@ func (s *session) pinTimeout() {
 	switch {
 	case s.wait.pin.Queued():
 		s.w.counters.poolTimeouts.Add(1)
-		s.endWait(replyFull)
+		s.endWait(replyFull, true)
 	case left <= 0:
-		s.endWait(s.unavailable())
+		s.endWait(s.unavailable(), true)
 	default:
 		s.wait.timer = s.w.loop.AfterFunc(left, s.pinTimeout)
 	}

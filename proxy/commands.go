@@ -14,12 +14,14 @@ const (
 	read
 	// share commands share the lane.
 	share
-	// script commands share the lane, with a barrier behind them: the upstream can be made to answer twice.
+	// script commands share the lane, with a barrier behind them: with them, the upstream can be made to answer twice.
 	script
 	// block commands may wait for others: a pin until the reply. In a transaction they do not wait.
 	block
 	// blockOption commands do so if they have the option BLOCK, and otherwise share the lane.
 	blockOption
+	// waitAcks commands wait for what this connection wrote to reach replicas or the disk.
+	waitAcks
 	// flush commands block the connection on Redis 7.4 and later, but for their option ASYNC.
 	flush
 	// own commands leave no state, but take long, or act on connections: a pin until the reply.
@@ -109,7 +111,8 @@ var commandList = map[treatment]string{
 		PUBLISH SPUBLISH ACL|GENPASS MEMORY|PURGE SLOWLOG|RESET COMMANDLOG|RESET
 		ACL CLIENT CLUSTER COMMANDLOG CONFIG FUNCTION LATENCY MEMORY MODULE SCRIPT SLOWLOG`,
 	script:      `EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO SCRIPT|LOAD`,
-	block:       `BLPOP BRPOP BZPOPMIN BZPOPMAX BRPOPLPUSH BLMOVE BLMOVEM BLMPOP BZMPOP WAIT WAITAOF`,
+	block:       `BLPOP BRPOP BZPOPMIN BZPOPMAX BRPOPLPUSH BLMOVE BLMOVEM BLMPOP BZMPOP`,
+	waitAcks:    `WAIT WAITAOF`,
 	blockOption: `XREAD XREADGROUP TS.READ`,
 	flush:       `FLUSHALL FLUSHDB SFLUSH`,
 	own: `
@@ -147,7 +150,7 @@ var commandList = map[treatment]string{
 }
 
 // modulePrefixes are the command families of the modules that come with Redis 8 and of their Valkey counterparts.
-// Their commands share the lane, but for those that commandList has and the debugging ones.
+// Their commands share the lane, with a barrier, but for those that commandList has and the debugging ones.
 var modulePrefixes = []string{"BF.", "CF.", "CMS.", "TOPK.", "TDIGEST.", "JSON.", "TS.", "FT."}
 
 // vectorCommands are the vector set's, which have no prefix with a dot.
@@ -161,7 +164,7 @@ var commands = buildCommands()
 
 var (
 	unknownRow = &row{name: "?", how: unknown}
-	moduleRow  = &row{name: "module", how: share}
+	moduleRow  = &row{name: "module", how: script} // a module can answer more than once, too
 )
 
 func buildCommands() map[string]*row {

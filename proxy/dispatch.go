@@ -24,13 +24,13 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 	}
 	c := command{r, lookup(r.Arg(0), sub), !borrowed && len(raw) >= largeValue && &raw[0] == &s.in[0]}
 	switch {
-	case r.Unauthenticated && tooMuch(r):
-		return s.refuseUnauthenticated()
-	case s.denied != nil:
-		return s.deny(c)
 	case s.block > 0:
 		s.transact(c)
 		return true
+	case s.denied != nil:
+		return s.deny(c)
+	case r.Unauthenticated && tooMuch(r):
+		return s.refuseUnauthenticated()
 	case s.pin != nil:
 		return s.onPin(c)
 	}
@@ -42,10 +42,12 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 	case block:
 		return s.onNewPin(c)
 	case blockOption:
-		if hasOption(r, "BLOCK", "STREAMS") {
+		if mentions(c, "BLOCK") { // at any place: a key of that name costs no more than a pin
 			return s.onNewPin(c)
 		}
 		return s.share(c, nil)
+	case waitAcks:
+		return s.waitForAcks(c)
 	case flush:
 		if r.Len() == 2 && isWord(sub, "ASYNC") {
 			return s.share(c, nil)
@@ -113,21 +115,31 @@ func (s *session) refuseUnauthenticated() bool {
 	return true
 }
 
-// hasOption reports whether an option is among the arguments, before the word that ends the options.
-func hasOption(r *resp.Reader, option, end string) bool {
-	for i := 1; i < r.Len(); i++ {
-		switch arg := r.Arg(i); {
-		case isWord(arg, option):
-			return true
-		case isWord(arg, end):
-			return false
-		}
+// waitForAcks treats WAIT and WAITAOF. They wait for the writes of the connection that they are sent on, so they go
+// on the lane that carried the client's, which takes nothing else from then on and is closed afterwards. In front of
+// them goes a PUBLISH to nobody: it moves the replication offset that is waited for past all that the client wrote
+// on earlier connections.
+func (s *session) waitForAcks(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
 	}
-	return false
+	link := s.lane()
+	if link == nil {
+		return false
+	}
+	publish := resp.AppendCommand(nil, "PUBLISH", "redbouncer:wait", "")
+	link.SubmitSpecial(nil, publish, 0, &multiplex.Special{Collect: true, Done: func([]byte) {}})
+	s.submit(link, c, &multiplex.Special{Done: func([]byte) { s.acks = nil; s.stopWaiting() }})
+	s.acks = link
+	link.Drain()
+	s.bar()
+	return true
 }
 
-// deny answers a command that could not have what it needs. The body of a transaction, or what was to be watched
-// over, must not run without it: such a client is closed.
+// deny answers a command that could not have what it needs. What follows must not run as if it had: the body of a
+// transaction, or what was to run in another database or as another user. Such a client is closed. (If it is the
+// upstream that refused to switch, the client goes on where it was, as with the upstream itself.)
 func (s *session) deny(c command) bool {
 	if s.inFlight > 0 {
 		s.state = barred
@@ -135,7 +147,13 @@ func (s *session) deny(c command) bool {
 	}
 	line := s.denied
 	s.denied = nil
-	if c.row.how == multi || c.row.how == watch {
+	switch c.row.how {
+	case selectDB, auth, hello, noTouch, readOnly:
+		if !s.deniedByUs {
+			break
+		}
+		fallthrough
+	case multi, watch:
 		s.condemn(line)
 		return true
 	}
@@ -278,7 +296,7 @@ func (s *session) wholeTransaction(c command, rest []byte) (n int, scripts bool)
 			return 0, false
 		}
 		rest = rest[k:]
-		if r.Len() == 0 {
+		if r.Len() == 0 || r.Unauthenticated && tooMuch(r) {
 			return 0, false // an empty command: rare, and no command of the block
 		}
 		n++
@@ -287,7 +305,8 @@ func (s *session) wholeTransaction(c command, rest []byte) (n int, scripts bool)
 			sub = r.Arg(1)
 		}
 		switch lookup(r.Arg(0), sub).how {
-		case read, share, block, blockOption:
+		case read, share:
+			// A command that may block is none of these: if the upstream refused the MULTI, it would block the lane.
 		case script:
 			scripts = true
 		case exec, discard:
@@ -332,7 +351,10 @@ func transactionOver(head []byte) bool {
 	if len(head) == 0 || head[0] != '-' {
 		return true
 	}
-	for _, prefix := range []string{"-EXECABORT", "-ERR EXEC without", "-ERR DISCARD without"} {
+	for _, prefix := range []string{
+		"-EXECABORT", "-ERR EXEC without", "-ERR DISCARD without",
+		"-MOVED", "-ASK", "-CROSSSLOT", "-CLUSTERDOWN", "-TRYAGAIN", // of a cluster: they end it too
+	} {
 		if bytes.HasPrefix(head, []byte(prefix)) {
 			return true
 		}

@@ -88,10 +88,13 @@ func (s *session) onPin(c command) bool {
 	case subscribe:
 		return s.startSubscription(c)
 	case relay:
-		return s.startRelay(c)
+		if !s.ctx.Unauthenticated() {
+			return s.startRelay(c)
+		}
+		p.once = true // it will be refused; if not, the pin breaks
+		s.submit(p.link, c, nil)
 	case unknown:
-		p.sticky = true
-		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = !harmless(head) }})
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = p.sticky || !harmless(head) }})
 	case multi:
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 			if head[0] == '+' {
@@ -105,20 +108,17 @@ func (s *session) onPin(c command) bool {
 	case hello:
 		p.sticky = true
 		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
-	default:
-		switch c.row.how {
-		case block, blockOption, flush:
-			p.blocking = true
-		case once, script:
-			p.once = true
-		case own, exec, discard:
-		case selectDB, noTouch, readOnly, reset:
-			// One that took a pin by itself does not have the right form, and will be refused.
-			p.once, p.sticky = fresh, !fresh
-		default: // AUTH and others that change what the connection is
-			p.sticky = true
-		}
+	case block, blockOption, waitAcks, flush:
+		p.blocking = true
 		s.submit(p.link, c, nil)
+	case once, script:
+		p.once = true
+		s.submit(p.link, c, nil)
+	case own, exec, discard:
+		s.submit(p.link, c, nil)
+	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
+		p.once = p.once || fresh
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = p.sticky || head[0] != '-' }})
 	}
 	s.bar()
 	return true
@@ -149,6 +149,8 @@ func harmless(head []byte) bool {
 // such a connection.
 func (s *session) startRelay(c command) bool {
 	s.relaying = true
+	s.conn.ReadInto(nil)
+	s.inPlace = false
 	s.inFlight, s.state = 0, flowing
 	s.pin.sticky = true
 	s.pin.link.Raw(func(b []byte) { s.write(b) })

@@ -67,7 +67,7 @@ type session struct {
 	inLent   bool // a link owns the memory under in
 	inPlace  bool // the next read lands in the spare capacity of in
 	partial  *resp.Reader
-	arrived  time.Time // when the input came that is being worked on
+	stuck    time.Time // since when the input waits for the upstream; zero: it does not
 	out      outbox
 
 	inFlight      int
@@ -77,10 +77,12 @@ type session struct {
 	link          *multiplex.Link    // the lane of what is in flight
 	pin           *pin
 	wait          *waiting
-	denied        []byte // what the command at the front of the input is to be answered
-	doom          []byte // what the client is told once nothing is in flight, before it goes
-	block         int    // commands of a transaction that follow, all in hand
-	blockScript   bool   // one of them is a script
+	denied        []byte          // what the command at the front of the input is to be answered
+	deniedByUs    bool            // denied is the proxy's own word, not the upstream's
+	acks          *multiplex.Link // the former lane on which WAIT waits
+	doom          []byte          // what the client is told once nothing is in flight, before it goes
+	block         int             // commands of a transaction that follow, all in hand
+	blockScript   bool            // one of them is a script
 
 	who      *identity
 	replyOff bool
@@ -98,11 +100,15 @@ type waiting struct {
 	lane  *multiplex.Context // entered
 	pin   *multiplex.PinRequest
 	since time.Time
+
+	forOthers bool // the command that waits may wait for others once it is sent
 }
 
 // Data implements eventloop.Handler: the client has sent something.
 func (s *session) Data(b []byte) {
-	s.arrived = s.w.loop.Now()
+	if len(s.in) == 0 {
+		s.stuck = time.Time{}
+	}
 	switch {
 	case s.state >= leaving, s.doom != nil:
 		return
@@ -181,6 +187,9 @@ func (s *session) advance(in []byte, borrowed bool) {
 		s.in = nil
 		return
 	}
+	if s.state == flowing {
+		s.denied = nil // there was no command to answer after all
+	}
 	s.keep(in, borrowed)
 	s.keepProgress(r)
 	s.bound()
@@ -233,8 +242,16 @@ func (s *session) EOF() {
 	switch {
 	case s.state >= leaving:
 		s.close()
-	case s.relaying, s.pin != nil && (s.pin.blocking || s.pin.sub != nil), s.wait != nil && s.wait.pin != nil:
+	case s.relaying, s.pin != nil && s.pin.sub != nil, s.wait != nil && s.wait.forOthers:
 		s.close()
+	case s.pin != nil && s.pin.blocking:
+		// The upstream is to see what Redis would see: a command, and then the end. If there was something to pop
+		// already, the reply comes; if not, nothing is popped for nobody.
+		s.pin.once = true
+		s.pin.link.HalfClose()
+	case s.acks != nil:
+		s.stopWaiting()
+		s.wait = &waiting{timer: s.w.loop.AfterFunc(connectTime, s.close)}
 	default:
 		s.settle()
 	}
@@ -242,9 +259,14 @@ func (s *session) EOF() {
 
 // HungUp implements eventloop.Handler: the client hung up with input unread.
 func (s *session) HungUp() {
-	if s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.pin != nil {
+	if s.waitsForOthers() {
 		s.close()
 	}
+}
+
+// waitsForOthers reports whether the command at work may wait for what others do.
+func (s *session) waitsForOthers() bool {
+	return s.acks != nil || s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.forOthers
 }
 
 // Failed implements eventloop.Handler.
@@ -283,6 +305,9 @@ func (s *session) Lost(err error) {
 	s.w.counters.lost.Add(1)
 	s.flushAndClose()
 }
+
+// Gone implements multiplex.Client.
+func (s *session) Gone() bool { return s.state == gone }
 
 // wake has the session go on in this turn, after what is being done now.
 func (s *session) wake() {
@@ -411,6 +436,10 @@ func (s *session) close() {
 // release gives back all that the session holds but its connection.
 func (s *session) release() {
 	s.state = gone
+	if s.acks != nil {
+		s.acks.Abort()
+		s.acks = nil
+	}
 	s.dropPin()
 	s.stopWaiting()
 	s.ctx.Leave()

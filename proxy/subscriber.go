@@ -70,7 +70,10 @@ func (s *session) onSubscribed(c command) bool {
 // onFrame receives a frame from the upstream of a subscribed session: a message, a confirmation or a reply.
 func (s *session) onFrame(frame []byte, top byte) {
 	sub := s.pin.sub
-	kind := frameKind(frame, top)
+	var kind []byte
+	if top == '>' || s.protocol() == 2 { // in RESP3, an array is a reply, whatever it says
+		kind = frameKind(frame, top)
+	}
 	family, delta := confirmation(kind)
 	s.write(frame)
 	if s.pin == nil || sub == nil { // the client has gone

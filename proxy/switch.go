@@ -58,8 +58,9 @@ func (s *session) dropMoving() {
 	}
 }
 
-// switchRow stands for the commands that switchContext sends, which may be sent again.
-var switchRow = &row{name: "SELECT", how: read}
+// switchRow stands for the commands that switchContext sends. They are not sent again: a client that was told of
+// a failure that is not the upstream's would go on in the wrong database.
+var switchRow = &row{name: "SELECT", how: share}
 
 // target returns where a command would move the session, or false if it does not have the right form.
 func (s *session) target(c command) (multiplex.Key, bool) {
@@ -127,17 +128,17 @@ func (s *session) check(raw []byte, done func(reply []byte)) {
 			if s.state != awaitingAuth {
 				return
 			}
-			if err != nil {
-				reply = multiplex.ErrorLine(err)
-			}
 			s.state = flowing
+			if err != nil { // it is not the upstream that refused
+				s.condemn(multiplex.ErrorLine(err))
+				return
+			}
 			done(reply)
 			s.wake()
 		})
 	})
 	if !ok {
-		s.state = flowing
-		s.answer(replyFull)
+		s.condemn(replyFull)
 	}
 }
 

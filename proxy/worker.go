@@ -99,7 +99,7 @@ func (w *worker) flush() {
 // admit makes a session of a connection that the gate has let in.
 func (w *worker) admit(in eventloop.Incoming) {
 	now := w.loop.Now()
-	s := &session{w: w, id: w.ids.Add(1), remote: in.Remote(), created: now, arrived: now}
+	s := &session{w: w, id: w.ids.Add(1), remote: in.Remote(), created: now}
 	conn, err := w.loop.Attach(in, s)
 	if err != nil {
 		w.gate.Leave()
@@ -132,7 +132,7 @@ func (w *worker) stop(done func()) {
 	w.stopping, w.stopped = true, done
 	for s := w.sessions.next; s != &w.sessions; {
 		next := s.next
-		if s.relaying || s.pin != nil && (s.pin.blocking || s.pin.sub != nil && s.inFlight == 0) {
+		if s.relaying || s.acks != nil || s.pin != nil && (s.pin.blocking || s.pin.sub != nil && s.inFlight == 0) {
 			s.flushAndClose()
 		} else {
 			s.settle()
