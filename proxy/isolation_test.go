@@ -253,7 +253,9 @@ const spin = "local x = 0 for i = 1, 300000 do x = x + i end return x"
 // half of the time Redis is kept busy, commands pile up, and the order to kill arrives behind them: Redis then
 // carries them out and kills the connection before it writes the replies.
 func (u *upstreamWatcher) kill(ids map[string]bool) {
-	u.w.hurting.Store(true)
+	if !u.w.hurting.Swap(true) {
+		time.Sleep(500 * time.Millisecond) // those who looked before have done what they were about to do
+	}
 	spins := u.rnd.IntN(2) == 0
 	if spins {
 		if err := u.busy.TryWrite([]byte(proxytest.Command("EVAL", spin, "0"))); err != nil {
