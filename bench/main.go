@@ -58,18 +58,22 @@ type session struct {
 	progress *progress
 }
 
-func main() {
+func main() { os.Exit(status()) }
+
+// status runs the program and returns its exit status.
+func status() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
 	case ctx.Err() != nil:
 		fmt.Fprintln(os.Stderr, "bench: interrupted; everything it started has been ended")
-		os.Exit(130)
+		return 130
 	default:
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		return 1
 	}
 }
 

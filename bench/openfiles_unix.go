@@ -17,7 +17,7 @@ func raiseOpenFiles(n int) error {
 		return fmt.Errorf("reading the limit of open files: %w", err)
 	}
 	want := uint64(n)
-	if uint64(limit.Max) < want {
+	if limit.Max < want {
 		return fmt.Errorf("%d open files are needed and the hard limit is %d (ulimit -Hn)", n, limit.Max)
 	}
 	limit.Cur = limit.Max
