@@ -31,10 +31,12 @@ type Loop struct {
 	poller *poller       // nil: all connections are streams
 	wakeup chan struct{} // wakes a loop without a poller; holds one
 
-	// mu guards the following fields.
+	// mu guards the following fields. It is held while the loop is woken, so that the descriptor that this takes is
+	// not somebody else's by then.
 	mu      sync.Mutex
 	mailbox []func()
-	stopped bool
+	stopped bool // nothing is posted any more
+	ended   bool // nothing is left to be woken
 
 	// Owned by the loop.
 	running []func() // the mailbox that is being run; kept for its capacity
@@ -67,6 +69,9 @@ func (l *Loop) Run() {
 	defer runtime.UnlockOSThread()
 	for l.turn() {
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
 	if l.poller != nil {
 		l.poller.close()
 	}
@@ -114,14 +119,12 @@ func (l *Loop) wait() {
 // blocks. It reports false, and drops f, when the loop has been stopped.
 func (l *Loop) Post(f func()) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.stopped {
-		l.mu.Unlock()
 		return false
 	}
 	l.mailbox = append(l.mailbox, f)
-	first := len(l.mailbox) == 1
-	l.mu.Unlock()
-	if first {
+	if len(l.mailbox) == 1 {
 		l.wake()
 	}
 	return true
@@ -131,11 +134,14 @@ func (l *Loop) Post(f func()) bool {
 // more than once.
 func (l *Loop) Stop() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.stopped = true
-	l.mu.Unlock()
-	l.wake()
+	if !l.ended {
+		l.wake()
+	}
 }
 
+// wake has the loop take a turn. It is called with mu held.
 func (l *Loop) wake() {
 	if l.poller != nil {
 		l.poller.wake()
