@@ -22,8 +22,16 @@ const (
 //   - writeStream writes what the loop has put into out. It ends, and closes the net.Conn, after close.
 type stream struct {
 	// Static after construction.
-	c  *Conn
-	nc net.Conn
+	c    *Conn
+	nc   net.Conn
+	done chan struct{} // the loop is done with what was read; holds one
+
+	// What was read: readStream's until it is posted, then the loop's until done.
+	piece []byte
+	err   error
+
+	// Owned by the loop.
+	held bool // reading was paused with the piece not delivered
 
 	// mu guards the following fields.
 	mu      sync.Mutex
@@ -38,7 +46,7 @@ type stream struct {
 
 func (l *Loop) attachStream(nc net.Conn, h Handler, late bool) *Conn {
 	c := &Conn{loop: l, h: h, fd: -1, late: late}
-	c.stream = &stream{c: c, nc: nc}
+	c.stream = &stream{c: c, nc: nc, done: make(chan struct{}, 1)}
 	c.stream.changed.L = &c.stream.mu
 	go c.stream.readStream()
 	go c.stream.writeStream()
@@ -47,7 +55,6 @@ func (l *Loop) attachStream(nc net.Conn, h Handler, late bool) *Conn {
 
 func (s *stream) readStream() {
 	buf := make([]byte, 64<<10)
-	done := make(chan struct{}, 1)
 	for {
 		s.mu.Lock()
 		for s.paused && !s.closing {
@@ -55,35 +62,45 @@ func (s *stream) readStream() {
 		}
 		s.mu.Unlock()
 		n, err := s.nc.Read(buf)
-		if !s.c.loop.Post(func() { s.deliver(buf[:n], err); done <- struct{}{} }) {
+		s.piece, s.err = buf[:n], err
+		if !s.c.loop.Post(s.deliver) {
 			return
 		}
-		<-done
+		<-s.done
 		if err != nil {
 			return
 		}
 	}
 }
 
-// deliver hands what was read to the handler, on the loop.
-func (s *stream) deliver(b []byte, err error) {
+// deliver hands what was read to the handler, on the loop. Reading may have been paused after the read began, or
+// by the handler: what is left then waits until reading is resumed.
+func (s *stream) deliver() {
 	c := s.c
-	for len(b) > 0 && !c.closed {
-		piece := b
+	for len(s.piece) > 0 && !c.closed && !c.paused {
+		b := s.piece
 		if c.into != nil {
-			piece = c.into[:copy(c.into, b)]
+			b = c.into[:copy(c.into, b)]
 		}
-		b = b[len(piece):]
-		c.h.Data(piece)
+		s.piece = s.piece[len(b):]
+		c.h.Data(b)
 	}
+	end := errors.Is(s.err, io.EOF)
 	switch {
-	case c.closed || err == nil:
-	case errors.Is(err, io.EOF):
+	case c.closed:
+	case s.err != nil && !end:
+		c.fail(s.err)
+	case c.paused && (end || len(s.piece) > 0):
+		s.held = true
+		if end {
+			c.h.HungUp()
+		}
+		return
+	case end:
 		c.eof = true
 		c.h.EOF()
-	default:
-		c.fail(err)
 	}
+	s.done <- struct{}{}
 }
 
 func (s *stream) writeStream() {
@@ -151,6 +168,9 @@ func (s *stream) setPaused(paused bool) {
 	s.paused = paused
 	s.changed.Broadcast()
 	s.mu.Unlock()
+	if s.held && !paused && s.c.loop.Post(s.deliver) {
+		s.held = false
+	}
 }
 
 func (s *stream) closeWrite() {
@@ -173,6 +193,10 @@ func (s *stream) close() {
 	}
 	_ = s.nc.SetWriteDeadline(time.Now().Add(streamLinger))
 	_ = s.nc.SetReadDeadline(deadline)
+	if s.held {
+		s.held = false
+		s.done <- struct{}{}
+	}
 }
 
 // listenStreams accepts in a goroutine of its own, which ends when the listener is closed.
