@@ -28,13 +28,14 @@ type Conn struct {
 	h      Handler
 	stream *stream // nil for a socket that the loop reads itself
 
-	fd       int32
-	gen      int32 // tells this Conn's events from those of an earlier one with the same descriptor
-	interest uint32
-	late     bool
-	paused   bool
-	eof      bool
-	closed   bool
+	fd        int32
+	gen       int32 // tells this Conn's events from those of an earlier one with the same descriptor
+	interest  uint32
+	unwatched bool // epoll has been told to forget it
+	late      bool
+	paused    bool
+	eof       bool
+	closed    bool
 
 	into []byte
 }

@@ -137,14 +137,22 @@ func (ev event) deliver() {
 	if ev.flags&readable == 0 || c.closed {
 		return
 	}
+	hungUp := c.paused && ev.flags&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 && c.interest&unix.EPOLLRDHUP != 0
 	switch {
 	case !c.paused && !c.eof:
 		c.readFD()
-	case ev.flags&gone != 0:
+		return
+	case ev.flags&unix.EPOLLERR != 0:
 		c.fail(unix.ECONNRESET)
-	case c.paused && ev.flags&unix.EPOLLRDHUP != 0 && c.interest&unix.EPOLLRDHUP != 0:
+		return
+	case ev.flags&unix.EPOLLHUP != 0: // both sides are closed, in good order: epoll would say so for ever
+		c.interest, c.unwatched = 0, true
+		c.control(unix.EPOLL_CTL_DEL)
+	case hungUp:
 		c.interest &^= unix.EPOLLRDHUP // once is enough
 		c.control(unix.EPOLL_CTL_MOD)
+	}
+	if hungUp {
 		c.h.HungUp()
 	}
 }
@@ -178,7 +186,13 @@ func (c *Conn) updateInterest() {
 	default:
 		want |= unix.EPOLLIN | unix.EPOLLRDHUP
 	}
-	if want != c.interest {
+	switch {
+	case want == c.interest:
+	case c.unwatched && want&unix.EPOLLIN == 0: // there is nothing more to hear
+	case c.unwatched:
+		c.interest, c.unwatched = want, false
+		c.control(unix.EPOLL_CTL_ADD)
+	default:
 		c.interest = want
 		c.control(unix.EPOLL_CTL_MOD)
 	}
