@@ -93,9 +93,15 @@ func (c *Conn) SetHandler(h Handler) { c.h = h }
 // Closed reports whether the connection has been closed, by its owner or because it broke.
 func (c *Conn) Closed() bool { return c.closed }
 
-// ReadInto has the next reads land in buf, front first, instead of in the loop's own buffer: for large values,
-// which are not copied then. Data is called with the part of buf that each read filled. Nil ends it.
-func (c *Conn) ReadInto(buf []byte) { c.into = buf }
+// ReadInto has each of the next reads land at the front of buf instead of in the loop's own buffer: for large
+// values, which are not copied then. Data is called with the part of buf that a read has filled, and sets what comes
+// next. Nil ends it, and so does a buf without room.
+func (c *Conn) ReadInto(buf []byte) {
+	if len(buf) == 0 {
+		buf = nil
+	}
+	c.into = buf
+}
 
 // Write writes as much of b as can be written without waiting and returns how much that was. If it was less than
 // all of it, Writable will be called. An error is final; the caller closes.

@@ -310,7 +310,7 @@ func (l *Loop) listenPolled(ln net.Listener, accept func(Incoming)) (func(), boo
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return nil, false, nil
+		return nil, false, err
 	}
 	fd, ok := dup(raw)
 	if !ok {
@@ -322,6 +322,7 @@ func (l *Loop) listenPolled(ln net.Listener, accept func(Incoming)) (func(), boo
 	}
 	l.poller.accept[fd] = x
 	if err := l.poller.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN, 0); err != nil {
+		x.close()
 		return nil, false, err
 	}
 	return func() { x.close(); _ = ln.Close() }, true, nil
