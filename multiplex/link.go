@@ -92,6 +92,7 @@ type Link struct {
 	kind    limits.Kind
 	state   linkState
 	dirty   bool // is in pool.dirty
+	doubt   *doubt
 	partial bool // a part of the front request's reply has been delivered
 	send    sendQueue
 	queue   fifo
@@ -179,6 +180,8 @@ func (k *Link) flush() {
 func (k *Link) Data(b []byte) {
 	switch {
 	case k.state > draining:
+	case k.doubt != nil:
+		k.dataInDoubt(b)
 	case k.raw != nil:
 		k.raw(b)
 	case k.frames != nil:
@@ -232,6 +235,10 @@ func (k *Link) dataCounted(b []byte) {
 				return
 			}
 			pos += n
+			if k.doubt != nil {
+				k.dataInDoubt(b[pos:])
+				return
+			}
 			continue
 		}
 		if e.c != run.c {
@@ -268,7 +275,7 @@ func (k *Link) special(front *entry, b []byte, done bool) {
 	switch {
 	case collect:
 		k.held = append(k.held, b...)
-		if e.sp.Expect != nil && !bytes.HasPrefix(e.sp.Expect, k.held) {
+		if e.sp.Expect != nil && !bytes.HasPrefix(e.sp.Expect, k.held) && !couldBeBusy(k.held) {
 			k.broke(errNotExpected)
 			return
 		}
@@ -294,6 +301,8 @@ func (k *Link) special(front *entry, b []byte, done bool) {
 	}
 	switch {
 	case e.sp == nil:
+	case collect && e.sp.Expect != nil && !bytes.Equal(held, e.sp.Expect):
+		k.startDoubt()
 	case collect:
 		e.sp.Done(held)
 	default:
