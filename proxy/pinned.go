@@ -114,7 +114,7 @@ func (s *session) onPin(c command) bool {
 	case once, script:
 		p.once = true
 		s.submit(p.link, c, nil)
-	case own, exec, discard:
+	case own, control, exec, discard:
 		s.submit(p.link, c, nil)
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh

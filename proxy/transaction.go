@@ -52,7 +52,7 @@ func (s *session) inTransaction(c command) bool {
 // whether it leaves state behind.
 func (s *session) queue(c command) (raw []byte, answer func([]byte) []byte, sticky bool) {
 	switch c.row.how {
-	case read, share, block, blockOption, waitAcks, flush, own, multi, watch, unwatch, exec, discard, reset:
+	case read, share, block, blockOption, waitAcks, flush, own, control, multi, watch, unwatch, exec, discard, reset:
 	case script, once:
 		s.pin.once = true
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientMaint:
