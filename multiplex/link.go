@@ -226,6 +226,11 @@ func (k *Link) dataCounted(b []byte) {
 			return
 		}
 		e := k.queue.front()
+		if !k.send.isSent(int(e.size)) {
+			deliver(pos)
+			k.broke(errOutOfStep)
+			return
+		}
 		if e.sp != nil || e.flags&Mute != 0 {
 			if !deliver(pos) {
 				return

@@ -155,3 +155,6 @@ func (q *sendQueue) backlog() int {
 	}
 	return n
 }
+
+// isSent reports whether the oldest request, of n bytes, has been written as a whole.
+func (q *sendQueue) isSent(n int) bool { return q.segs[0].sent-q.segs[0].answered >= n }
