@@ -92,6 +92,7 @@ type Link struct {
 	kind    limits.Kind
 	state   linkState
 	dirty   bool // is in pool.dirty
+	aborted bool // goes without the replies that are for clients that have gone
 	doubt   *doubt
 	partial bool // a part of the front request's reply has been delivered
 	send    sendQueue
@@ -339,11 +340,21 @@ func (k *Link) dataFrames(b []byte) {
 	}
 }
 
-// settle lets a lane that is to go go, once nothing is in flight.
+// settle lets a lane that is to go go, once nothing is in flight that anybody waits for.
 func (k *Link) settle() {
-	if k.queue.len() == 0 && k.state == draining {
+	if k.state == draining && (k.queue.len() == 0 || k.aborted && k.abandoned()) {
 		k.retire()
 	}
+}
+
+// abandoned reports whether nobody wants the replies that are still to come.
+func (k *Link) abandoned() bool {
+	for i := range k.queue.len() {
+		if c := k.queue.at(i).c; c != nil && !c.Gone() {
+			return false
+		}
+	}
+	return true
 }
 
 var (
@@ -434,11 +445,10 @@ func (k *Link) salvage(err error) {
 // Drain has the link take nothing new, and go once it has answered everything.
 func (k *Link) Drain() { k.drain() }
 
-// Abort closes a link that is draining, whatever is in flight on it.
+// Abort closes a link that is draining as soon as only requests of clients that have gone are in flight on it.
 func (k *Link) Abort() {
-	if k.state == draining {
-		k.retire()
-	}
+	k.aborted = true
+	k.settle()
 }
 
 // drain has the link take nothing new, and go once it has answered everything.
