@@ -3,7 +3,6 @@ package multiplex
 import (
 	"bufio"
 	"errors"
-	"io"
 	"net"
 	"time"
 
@@ -170,11 +169,7 @@ func (a *Authenticator) hangUp() {
 	if a.nc == nil {
 		return
 	}
-	if cw, ok := a.nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
-		_ = a.nc.SetDeadline(time.Now().Add(goodbye))
-		_, _ = io.Copy(io.Discard, a.nc)
-	}
-	_ = a.nc.Close()
+	hangUp(a.nc)
 	a.nc = nil
 	a.budget.Release(limits.Control)
 }

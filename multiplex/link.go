@@ -375,7 +375,9 @@ func (k *Link) Writable() { k.flush() }
 // Failed implements eventloop.Handler.
 func (k *Link) Failed(err error) { k.hangup(err) }
 
+// hangup is called when the upstream has closed its side, or the connection has broken.
 func (k *Link) hangup(err error) {
+	k.conn.Close()
 	if k.state == retiring {
 		k.close()
 		return
@@ -396,13 +398,17 @@ func (k *Link) broke(err error) {
 		err = errHungUp
 	}
 	k.pool.lost(k, err)
-	k.close()
-	c := k.ctx
+	c, owner := k.ctx, k.owner
+	if k.conn.Closed() {
+		k.close()
+	} else {
+		k.retire() // it is we who give it up: the upstream counts it for a moment more
+	}
 	if c.link == k {
 		c.link = nil
 	}
-	if k.owner != nil {
-		k.owner.Lost(err)
+	if owner != nil {
+		owner.Lost(err)
 		return
 	}
 	k.salvage(err)

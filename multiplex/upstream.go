@@ -131,11 +131,21 @@ func (u *Upstream) dial(key Key, cred *credential, kind limits.Kind) (*establish
 	_ = nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	est := &established{nc: nc, name: "redbouncer:" + u.host + ":" + kind.String()}
 	if err := u.handshake(est, key, cred); err != nil {
-		_ = nc.Close()
+		hangUp(nc)
 		return nil, err
 	}
 	_ = nc.SetDeadline(time.Time{})
 	return est, nil
+}
+
+// hangUp closes a connection and waits, for no longer than goodbye, until the upstream has closed it too: until then
+// the upstream counts it.
+func hangUp(nc net.Conn) {
+	if cw, ok := nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+		_ = nc.SetDeadline(time.Now().Add(goodbye))
+		_, _ = io.Copy(io.Discard, nc)
+	}
+	_ = nc.Close()
 }
 
 func (u *Upstream) connect(ctx context.Context) (net.Conn, error) {
