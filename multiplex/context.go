@@ -111,10 +111,13 @@ func (c *Context) granted() {
 
 // dialed receives the connection, or the reason why there is none.
 func (c *Context) dialed(est *established, err error) {
-	p := c.pool
+	var k *Link
+	if err == nil {
+		k, err = c.pool.newLink(est, c, limits.Lane)
+	}
 	switch {
 	case err == nil:
-		c.serve(p.newLink(est, c, limits.Lane))
+		c.serve(k)
 	case isUnreachable(err):
 		c.granted() // waits for the backoff
 	default:
@@ -133,14 +136,7 @@ func (c *Context) giveUp() {
 // serve makes a connection the context's lane. What the last lane left behind goes first, then everybody who
 // waited.
 func (c *Context) serve(k *Link) {
-	c.opening = false
-	if k.state != serving { // it could not be attached
-		if c.wanted() {
-			c.open()
-		}
-		return
-	}
-	c.link = k
+	c.opening, c.link = false, k
 	c.resubmit(k)
 	waiters := c.waiters
 	c.waiters = map[Waiter]struct{}{}

@@ -80,16 +80,14 @@ func (r *PinRequest) dial() {
 
 func (r *PinRequest) dialed(est *established, err error) {
 	p := r.pool
+	var k *Link
+	if err == nil {
+		k, err = p.newLink(est, r.ctx, limits.Pin)
+	}
 	switch {
+	case err == nil && r.over:
+		p.ReleasePin(k)
 	case err == nil:
-		k := p.newLink(est, r.ctx, limits.Pin)
-		if k.state != serving {
-			return
-		}
-		if r.over {
-			p.ReleasePin(k)
-			return
-		}
 		r.over = true
 		r.done(k, nil)
 	case r.over:

@@ -123,8 +123,8 @@ func (p *Pool) Flush() {
 	}
 }
 
-// dial opens a connection in a goroutine of its own, which ends within handshakeTimeout, and has the outcome
-// handed to done on the loop. The caller holds a grant for it.
+// dial opens a connection in a goroutine of its own, which ends within handshakeTimeout and goodbye, and has the
+// outcome handed to done on the loop. The caller holds a grant for it.
 func (p *Pool) dial(c *Context, kind limits.Kind, done func(*established, error)) {
 	go p.dialing(c.Key, *c.cred, kind, done)
 }
@@ -163,28 +163,28 @@ func isUnreachable(err error) bool {
 	return errors.As(err, &u)
 }
 
-func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) *Link {
+// newLink puts a connection on the loop. If that fails, the caller still holds the grant, and the upstream counts as
+// unreachable.
+func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, error) {
 	p.serial++
 	k := &Link{
 		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
 		id: p.serial, used: p.loop.Now(),
 	}
 	k.send.spare = &p.spare
-	p.links[k] = struct{}{}
 	conn, err := p.loop.Adopt(est.nc, k, true)
-	k.conn = conn
 	if err != nil {
-		k.state = closed
-		delete(p.links, k)
-		p.budget.Release(kind)
-		p.log.Error("upstream connection could not be used", "error", err)
-		return k
+		err = &UnreachableError{p.up.addr, err}
+		p.note(err)
+		return nil, err
 	}
+	k.conn = conn
+	p.links[k] = struct{}{}
 	if c.User == "" {
 		p.met, p.unauth = true, est.unauth
 	}
 	p.log.Debug("upstream connection opened", "kind", kind.String(), "user", c.User, "db", c.DB, "resp", c.RESP)
-	return k
+	return k, nil
 }
 
 // lost counts and logs a connection that broke.
