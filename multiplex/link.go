@@ -480,6 +480,7 @@ func (k *Link) retire() {
 		k.ctx.link = nil
 	}
 	k.owner, k.frames, k.raw = nil, nil, nil
+	k.unlend()
 	k.conn.CloseWrite()
 	k.bye = k.pool.loop.AfterFunc(goodbye, k.close)
 }
@@ -493,9 +494,14 @@ func (k *Link) close() {
 	k.bye.Stop()
 	k.conn.Close()
 	delete(k.pool.links, k)
-	k.pool.idle = slices.DeleteFunc(k.pool.idle, func(x *Link) bool { return x == k })
+	k.unlend()
 	k.pool.budget.Release(k.kind)
 	k.pool.forget(k.ctx)
+}
+
+// unlend has the link not be lent any more.
+func (k *Link) unlend() {
+	k.pool.idle = slices.DeleteFunc(k.pool.idle, func(x *Link) bool { return x == k })
 }
 
 // fifo is a queue of entries.
