@@ -21,7 +21,7 @@ import (
 
 // DefaultLoops returns the number of event loops that a Server has if it is not told: half of the processors, as
 // the upstream and the kernel need some too, and at most 4, which is what one upstream can keep busy. On two
-// processors one loop was measured to be faster than two by two fifths: more loops mean less batching.
+// processors one loop was measured to be faster than two by half: more loops mean less batching.
 func DefaultLoops() int { return min(max(runtime.GOMAXPROCS(0)/2, 1), 4) }
 
 // Server is the proxy. Create it with New.
