@@ -4,11 +4,14 @@ import (
 	"time"
 
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
 const (
 	// A refusal waits this long for the client's first command, so that the text is a reply to it.
 	refusalGrace = 500 * time.Millisecond
+	// refusalTalk is how long a client that has begun with HELLO is answered.
+	refusalTalk = 500 * time.Millisecond
 	// lingerTime is how long a client that has been said goodbye to may go on sending, unheard.
 	lingerTime = 250 * time.Millisecond
 	// maxRefusals and maxLingering bound the connections a worker holds open for the sake of a last word. Beyond
@@ -36,17 +39,25 @@ func (w *worker) refuse(in eventloop.Incoming) {
 	r.timer = w.loop.AfterFunc(refusalGrace, r.tell)
 }
 
-// refusal is a client that was not let in and has not been told yet.
+// refusal is a client that was not let in and has not been told yet, or is being told.
 type refusal struct {
-	w     *worker
-	conn  *eventloop.Conn
-	timer *eventloop.Timer
+	w      *worker
+	conn   *eventloop.Conn
+	timer  *eventloop.Timer
+	spoke  bool // has said HELLO, and is answered command by command
+	in     []byte
+	reader resp.Reader
 }
 
 // tell writes the text and says goodbye.
 func (r *refusal) tell() {
+	_, err := r.conn.Write(replyFull)
+	r.leave(err)
+}
+
+func (r *refusal) leave(err error) {
 	r.end()
-	if _, err := r.conn.Write(replyFull); err != nil || !r.w.startLinger(r.conn) {
+	if err != nil || !r.w.startLinger(r.conn) {
 		r.conn.Close()
 	}
 }
@@ -56,11 +67,47 @@ func (r *refusal) end() {
 	r.w.refusals--
 }
 
-// Data implements eventloop.Handler: the client has spoken.
-func (r *refusal) Data([]byte) { r.tell() }
+// Data implements eventloop.Handler: the client has spoken. One that begins with HELLO is a library that takes the
+// error for that of an old server, and goes on without HELLO: it shows only what it is told then. So each of its
+// commands gets the text, for a while. All others get it once.
+func (r *refusal) Data(b []byte) {
+	r.in = append(r.in, b...)
+	for len(r.in) > 0 {
+		n, err := r.reader.Next(r.in)
+		switch {
+		case err != nil || n == 0 && (!r.spoke || len(r.in) > waitingInput):
+			r.tell()
+			return
+		case n == 0:
+			return
+		case r.reader.Len() == 0:
+		case !r.spoke && !isWord(r.reader.Arg(0), "HELLO"):
+			r.tell()
+			return
+		default:
+			if !r.spoke {
+				r.spoke = true
+				r.timer.Stop()
+				r.timer = r.w.loop.AfterFunc(refusalTalk, func() { r.leave(nil) })
+			}
+			if _, err := r.conn.Write(replyFull); err != nil {
+				r.leave(err)
+				return
+			}
+		}
+		r.in = r.in[n:]
+	}
+	r.in = nil
+}
 
 // EOF implements eventloop.Handler.
-func (r *refusal) EOF() { r.tell() }
+func (r *refusal) EOF() {
+	if r.spoke {
+		r.leave(nil)
+		return
+	}
+	r.tell()
+}
 
 // HungUp implements eventloop.Handler.
 func (r *refusal) HungUp() {}
