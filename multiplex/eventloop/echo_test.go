@@ -44,8 +44,8 @@ func TestAnEchoGivesBackWhatItGot(t *testing.T) {
 					t.Fatalf("it gave back %d of %d bytes, %v; the same: %t", len(got), len(want), err, bytes.Equal(got, want))
 				}
 				r.do(func() {
-					if tt.late == (e.full == 0) {
-						t.Errorf("the client did not take all %d times", e.full)
+					if tt.late && e.full == 0 {
+						t.Error("the client took everything at once")
 					}
 					if !p.conn.Closed() {
 						t.Error("the echo has not closed")
