@@ -180,10 +180,10 @@ type peer struct {
 	in   eventloop.Incoming
 
 	// Owned by the loop.
-	onData func(b []byte)
-	onEOF  func()
-	got    []byte
-	notes  []string // EOF, HungUp, Writable, Failed, and Data, once in a row
+	onData     func(b []byte)
+	onWritable func()
+	got        []byte
+	notes      []string // EOF, HungUp, Writable, Failed, and Data, once in a row
 }
 
 func (p *peer) note(what string) {
@@ -200,15 +200,15 @@ func (p *peer) Data(b []byte) {
 	}
 }
 
-func (p *peer) EOF() {
-	p.note("EOF")
-	if p.onEOF != nil {
-		p.onEOF()
+func (p *peer) Writable() {
+	p.note("Writable")
+	if p.onWritable != nil {
+		p.onWritable()
 	}
 }
 
+func (p *peer) EOF()         { p.note("EOF") }
 func (p *peer) HungUp()      { p.note("HungUp") }
-func (p *peer) Writable()    { p.note("Writable") }
 func (p *peer) Failed(error) { p.note("Failed") }
 
 // has waits until the peer has been told exactly this.
