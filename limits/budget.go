@@ -125,6 +125,16 @@ func (b *Budget) Cancel(r *Request) bool {
 	return false
 }
 
+// Heir returns the request that would be granted if a connection of a kind were given back now; nil if there is none.
+// Whoever can serve it with that very connection cancels it, and passes the connection on.
+func (b *Budget) Heir(k Kind) *Request {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open[k]--
+	defer func() { b.open[k]++ }()
+	return b.next()
+}
+
 // Release gives a connection back, once it has been closed, and grants what can be granted now.
 func (b *Budget) Release(k Kind) {
 	b.mu.Lock()

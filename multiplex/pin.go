@@ -37,6 +37,8 @@ func (p *Pool) AcquirePin(c *Context, owner Client, done func(*Link, error)) (*L
 	if r.request == nil {
 		r.granted = true
 		r.dial()
+	} else {
+		p.pinQueue[r.request] = r
 	}
 	return nil, r
 }
@@ -50,6 +52,7 @@ func (r *PinRequest) Cancel() {
 		return
 	}
 	r.over = true
+	delete(r.pool.pinQueue, r.request)
 	switch {
 	case !r.granted && r.pool.budget.Cancel(r.request): // was still waiting
 	case r.granted && r.retry != nil:
@@ -61,6 +64,7 @@ func (r *PinRequest) Cancel() {
 
 func (r *PinRequest) grant() {
 	r.granted = true
+	delete(r.pool.pinQueue, r.request)
 	if r.over {
 		r.pool.budget.Release(limits.Pin)
 		return
@@ -101,17 +105,29 @@ func (r *PinRequest) dialed(est *established, err error) {
 	}
 }
 
-// ReleasePin takes back a pin whose client has left no state on it, for the next client of the same context.
+// ReleasePin takes back a pin whose client has left no state on it, for the next client of the same context: at once,
+// if it is that client's turn. If it is somebody else's, the connection is closed to make room.
 func (p *Pool) ReleasePin(k *Link) {
 	if k.state != serving {
 		return
 	}
 	k.owner, k.frames, k.raw, k.used = nil, nil, nil, p.loop.Now()
-	if k.queue.len() > 0 || k.send.pending() || !k.framer.Between() || p.budget.Wanted() {
+	if k.queue.len() > 0 || k.send.pending() || !k.framer.Between() {
 		k.retire()
 		return
 	}
-	p.idle = append(p.idle, k)
+	if !p.budget.Wanted() {
+		p.idle = append(p.idle, k)
+		return
+	}
+	r := p.pinQueue[p.budget.Heir(limits.Pin)]
+	if r == nil || r.ctx.Key != k.ctx.Key || !p.budget.Cancel(r.request) {
+		k.retire()
+		return
+	}
+	delete(p.pinQueue, r.request)
+	r.granted, r.over = true, true
+	r.done(k, nil)
 }
 
 // DiscardPin closes a pin, whatever is on it.

@@ -1,7 +1,6 @@
 package multiplex_test
 
 import (
-	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -162,7 +161,8 @@ func TestPushesOnAPinAreItsOwners(t *testing.T) {
 func TestPinsAreLentInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
 	bothWays(t, settings{size: 3}, func(s *stage) { // one pin
 		s.play(pinned)
-		for _, name := range []string{"b", "c", "d"} {
+		s.keys["other"] = multiplex.Key{DB: 3, RESP: 2}
+		for _, name := range []string{"b", "other", "d"} {
 			s.play(name + ": pin")
 			s.do(func() {
 				if !s.client(name).request.Queued() {
@@ -170,17 +170,24 @@ func TestPinsAreLentInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
 				}
 			})
 		}
-		for i, name := range []string{"a", "b", "c"} {
-			next := string(name[0] + 1)
-			s.play(fmt.Sprintf(`
-				%[1]s: release
-				# Somebody waits: it is not kept, and the upstream closes it before the next is opened.
-				up%[2]d> (end)
-				up%[2]d: close
-				up%[3]d: handshake
-				%[4]s: pinned
-			`, name, i+1, i+2, next))
-		}
+		s.play(`
+			# The next is of the same context: it gets the connection as it is.
+			a: release
+			b: pinned
+			# The next is not: the upstream closes the connection before another is opened. Nobody overtakes.
+			b: release
+			up1> (end)
+			up1: close
+			up2: handshake
+			up2> SELECT 3
+			up2< +OK\r\n
+			other: pinned
+			other: release
+			up2> (end)
+			up2: close
+			up3: handshake
+			d: pinned
+		`)
 		if n := s.budget.Waiting(limits.Pin); n != 0 {
 			s.t.Errorf("%d still wait", n)
 		}
@@ -219,9 +226,6 @@ func TestARequestForAPinCanBeCancelled(t *testing.T) {
 			}
 			s.play(`
 				a: release
-				up1> (end)
-				up1: close
-				up2: handshake
 				c: pinned
 			`)
 		})

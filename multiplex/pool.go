@@ -36,7 +36,8 @@ type Pool struct {
 	contexts map[Key]*Context
 	creds    map[string]*credential
 	links    map[*Link]struct{}
-	idle     []*Link // pins that nobody holds; the last one was used last
+	pinQueue map[*limits.Request]*PinRequest // those that wait for the budget
+	idle     []*Link                         // pins that nobody holds; the last one was used last
 	dirty    []*Link
 	spare    [][]byte
 	backoff  backoff
@@ -61,6 +62,7 @@ func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
+		pinQueue: map[*limits.Request]*PinRequest{},
 	}
 	p.creds[""] = p.up.credential()
 	return p

@@ -2,9 +2,12 @@ package proxy_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/proxytest"
 )
 
@@ -82,5 +85,39 @@ func TestAConnectionIsLentOnlyWhileThereIsStateOnIt(t *testing.T) {
 			c.Close()
 			allGone(t, p)
 		})
+	}
+}
+
+// With more clients in transactions than connections, each connection goes from hand to hand. Opening a new one each
+// time would cost more than the transactions do.
+func TestAConnectionIsHandedToTheNextWhoWaits(t *testing.T) {
+	s, p := redisAndProxy(t, func(cfg *proxy.Config) { cfg.PoolSize = 4 })
+	opened := func() int {
+		info, err := s.Client().InfoMap(t.Context(), "stats").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(info["Stats"]["total_connections_received"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := opened()
+	var clients sync.WaitGroup
+	for range 10 {
+		clients.Go(func() {
+			c := proxytest.Dial(t, p.Addr())
+			for range 50 {
+				for _, cmd := range []string{"WATCH k", "MULTI", "INCR n", "EXEC"} {
+					c.Send(strings.Fields(cmd)...)
+					c.ReadReply()
+				}
+			}
+		})
+	}
+	clients.Wait()
+	if n := opened() - before; n > 50 {
+		t.Errorf("500 transactions of 10 clients opened %d connections", n)
 	}
 }
