@@ -81,17 +81,6 @@ func (b *Budget) Waiting(k Kind) int {
 	return len(b.wait[k])
 }
 
-// TryAcquire grants a connection if there is one and nobody has been waiting for it longer.
-func (b *Budget) TryAcquire(k Kind) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.wait[k]) > 0 || !b.room(k) {
-		return false
-	}
-	b.open[k]++
-	return true
-}
-
 // Acquire asks for a connection. It returns nil when it was granted at once. Otherwise the request waits, and
 // grant is called once, by whoever makes room; it must not block.
 func (b *Budget) Acquire(k Kind, grant func()) *Request {

@@ -119,9 +119,6 @@ func (k *Link) Hello() []byte { return k.hello }
 // CanEcho reports whether this connection's user may use ECHO, which Barrier needs.
 func (k *Link) CanEcho() bool { return k.canEcho }
 
-// InFlight returns how many requests have not been answered.
-func (k *Link) InFlight() int { return k.queue.len() }
-
 // Submit sends a request: one command in canonical form. It is copied. The reply goes to c.
 func (k *Link) Submit(c Client, raw []byte, flags Flags) {
 	k.push(entry{c: c, size: uint32(len(raw)), flags: flags})

@@ -260,7 +260,7 @@ func TestARequestForAPinCanBeCancelled(t *testing.T) {
 	t.Run("when a grant is on its way", func(t *testing.T) {
 		bothWays(t, settings{size: 1}, func(s *stage) {
 			s.do(func() {
-				if !s.budget.TryAcquire(limits.Pin) {
+				if s.budget.Acquire(limits.Pin, func() {}) != nil {
 					s.t.Error("no pin in an empty budget")
 				}
 			})
