@@ -86,7 +86,9 @@ type Link struct {
 	hello   []byte
 	unauth  bool // the upstream wants authentication, and this connection has none
 	canEcho bool
-	id      uint64
+	// canMulti: this user may use MULTI and DISCARD.
+	canMulti bool
+	id       uint64
 
 	// Owned by the loop.
 	kind    limits.Kind
@@ -118,6 +120,24 @@ func (k *Link) Hello() []byte { return k.hello }
 
 // CanEcho reports whether this connection's user may use ECHO, which Barrier needs.
 func (k *Link) CanEcho() bool { return k.canEcho }
+
+// CanMulti reports whether this connection's user may use MULTI and DISCARD.
+func (k *Link) CanMulti() bool { return k.canMulti }
+
+// Midway reports whether c has been given a part of a reply, or of a push, whose rest is still to come: nothing else
+// may be written to it before.
+func (k *Link) Midway(c Client) bool {
+	switch {
+	case k.framer.Between():
+		return false
+	case k.framer.Top() == '>':
+		return k.owner == c
+	case k.queue.len() == 0:
+		return false
+	}
+	e := k.queue.front()
+	return e.c == c && e.flags&Mute == 0 && (e.sp == nil || !e.sp.Collect)
+}
 
 // Submit sends a request: one command in canonical form. It is copied. The reply goes to c.
 func (k *Link) Submit(c Client, raw []byte, flags Flags) {

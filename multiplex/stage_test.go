@@ -264,12 +264,21 @@ func (s *stage) handshake(c *fakeConn) error {
 	if _, err := c.Write([]byte(helloReply)); err != nil {
 		return err
 	}
-	for _, want := range []string{"CLIENT SETNAME *", "CLIENT NO-EVICT ON", "ECHO redbouncer"} {
+	name, err := c.command()
+	if err != nil || len(name) != 3 || name[1] != "SETNAME" {
+		return fmt.Errorf("want CLIENT SETNAME: %q, %w", name, err)
+	}
+	s.nonce = name[2]
+	rest, reply := []string{"CLIENT NO-EVICT ON", "ECHO redbouncer"}, "+OK\r\n+OK\r\n$10\r\nredbouncer\r\n"
+	if strings.HasSuffix(name[2], ":lane") {
+		rest, reply = append(rest, "DISCARD"), reply+"-NOPERM no\r\n"
+	}
+	for _, want := range rest {
 		if err := s.expectCommand(c, strings.Fields(want)); err != nil {
 			return fmt.Errorf("want %s: %w", want, err)
 		}
 	}
-	_, err = c.Write([]byte("+OK\r\n+OK\r\n$10\r\nredbouncer\r\n"))
+	_, err = c.Write([]byte(reply))
 	return err
 }
 

@@ -116,8 +116,10 @@ type established struct {
 	nc      net.Conn
 	hello   []byte // the upstream's reply to HELLO, complete; an error where it wants authentication first
 	unauth  bool   // the upstream wants authentication, and this connection has none
-	canEcho bool
-	name    string
+	canEcho bool   // this user may use ECHO
+	// canMulti: this user may use MULTI and DISCARD.
+	canMulti bool
+	name     string
 }
 
 // dial opens a connection and brings it into the state that key names. Credentials are those of key's user.
@@ -130,7 +132,7 @@ func (u *Upstream) dial(key Key, cred *credential, kind limits.Kind) (*establish
 	}
 	_ = nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	est := &established{nc: nc, name: "redbouncer:" + u.host + ":" + kind.String()}
-	if err := u.handshake(est, key, cred); err != nil {
+	if err := u.handshake(est, key, cred, kind); err != nil {
 		hangUp(nc)
 		return nil, err
 	}
@@ -158,7 +160,7 @@ func (u *Upstream) connect(ctx context.Context) (net.Conn, error) {
 
 // handshake authenticates first, with nothing else under way: a failed AUTH behind other replies is answered
 // with nothing at all by Redis 7.2 and later (redis/redis#15640). The rest goes in one write.
-func (u *Upstream) handshake(est *established, key Key, cred *credential) error {
+func (u *Upstream) handshake(est *established, key Key, cred *credential, kind limits.Kind) error {
 	r := bufio.NewReader(est.nc)
 	hello := []string{"HELLO", strconv.Itoa(int(key.RESP))}
 	if cred.login {
@@ -178,38 +180,45 @@ func (u *Upstream) handshake(est *established, key Key, cred *credential) error 
 		}
 	}
 	est.hello = reply
-	return u.prepare(est, r, key)
+	return u.prepare(est, r, key, kind)
 }
 
 // prepare sends what follows authentication. What the connection is called and whether Redis may evict it is
-// asked for, not insisted on: a user may lack the right.
-func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
-	commands := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", "redbouncer"}}
-	optional := len(commands)
+// asked for, not insisted on: a user may lack the right. Whether he may use MULTI is tried out only if he may use
+// DISCARD, so that no connection stays in a transaction.
+func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key, kind limits.Kind) error {
+	about := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", "redbouncer"}}
+	if kind == limits.Lane {
+		about = append(about, []string{"DISCARD"})
+	}
+	replies, err := u.askAll(est.nc, r, about)
+	if err != nil {
+		return err
+	}
+	est.canEcho = !isNoPerm(replies[2])
+	var into [][]string
+	try := kind == limits.Lane && !isNoPerm(replies[3])
+	if try {
+		into = append(into, []string{"MULTI"}, []string{"DISCARD"})
+	}
 	if key.DB != 0 {
-		commands = append(commands, []string{"SELECT", strconv.Itoa(key.DB)})
+		into = append(into, []string{"SELECT", strconv.Itoa(key.DB)})
 	}
 	if key.NoTouch {
-		commands = append(commands, []string{"CLIENT", "NO-TOUCH", "ON"})
+		into = append(into, []string{"CLIENT", "NO-TOUCH", "ON"})
 	}
 	if key.ReadOnly {
-		commands = append(commands, []string{"READONLY"})
+		into = append(into, []string{"READONLY"})
 	}
-	var b []byte
-	for _, c := range commands {
-		b = resp.AppendCommand(b, c...)
+	if replies, err = u.askAll(est.nc, r, into); err != nil {
+		return err
 	}
-	if _, err := est.nc.Write(b); err != nil {
-		return &UnreachableError{u.addr, err}
+	if try {
+		est.canMulti = !isError(replies[0])
+		replies = replies[2:]
 	}
-	for i := range commands {
-		reply, err := readReply(r)
-		switch {
-		case err != nil:
-			return &UnreachableError{u.addr, err}
-		case i == 2:
-			est.canEcho = !bytes.HasPrefix(reply, []byte("-NOPERM"))
-		case i >= optional && isError(reply):
+	for _, reply := range replies {
+		if isError(reply) {
 			return u.refused(reply)
 		}
 	}
@@ -217,6 +226,29 @@ func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
 		return &UnreachableError{u.addr, errors.New("it sent more than it was asked for")}
 	}
 	return nil
+}
+
+// askAll sends commands in one write and returns the reply to each.
+func (u *Upstream) askAll(nc net.Conn, r *bufio.Reader, commands [][]string) ([][]byte, error) {
+	if len(commands) == 0 {
+		return nil, nil
+	}
+	var b []byte
+	for _, c := range commands {
+		b = resp.AppendCommand(b, c...)
+	}
+	if _, err := nc.Write(b); err != nil {
+		return nil, &UnreachableError{u.addr, err}
+	}
+	replies := make([][]byte, len(commands))
+	for i := range commands {
+		reply, err := readReply(r)
+		if err != nil {
+			return nil, &UnreachableError{u.addr, err}
+		}
+		replies[i] = reply
+	}
+	return replies, nil
 }
 
 // ask sends one command and returns the reply to it.
@@ -241,6 +273,8 @@ func (u *Upstream) refused(reply []byte) error {
 	}
 	return &ReplyError{reply}
 }
+
+func isNoPerm(reply []byte) bool { return bytes.HasPrefix(reply, []byte("-NOPERM")) }
 
 func isError(reply []byte) bool { return len(reply) > 0 && (reply[0] == '-' || reply[0] == '!') }
 
