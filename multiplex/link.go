@@ -118,6 +118,18 @@ func (k *Link) Name() string { return k.name }
 // wants authentication and the connection has none. The caller must not change it.
 func (k *Link) Hello() []byte { return k.hello }
 
+// HelloField returns a field of the upstream's reply to HELLO that is a bulk string, such as "version"; nil if there is
+// none.
+func (k *Link) HelloField(name string) []byte {
+	_, rest, ok := bytes.Cut(k.hello, resp.AppendBulk(nil, name))
+	if !ok || len(rest) == 0 || rest[0] != '$' {
+		return nil
+	}
+	_, rest, _ = bytes.Cut(rest, []byte("\r\n"))
+	value, _, _ := bytes.Cut(rest, []byte("\r\n"))
+	return value
+}
+
 // CanEcho reports whether this connection's user may use ECHO, which Barrier needs.
 func (k *Link) CanEcho() bool { return k.canEcho }
 

@@ -110,7 +110,7 @@ func (s *session) onNewPin(c command) bool {
 	how := c.row.how
 	s.wait = &waiting{
 		pin: request, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.pinTimeout),
-		forOthers: how == block || how == blockOption || how == subscribe || how == relay,
+		forOthers: how == block || how == blockOption || how == relay,
 	}
 	s.state = awaitingPin
 	return false

@@ -48,9 +48,13 @@ type Config struct {
 	// ClientQueryBufferLimit bounds the bytes of one client that wait to be forwarded. Default 1 GB, as in
 	// Redis. A client above it is closed.
 	ClientQueryBufferLimit int64
-	// ClientOutputBufferLimit bounds the replies that one client has not read yet, in bytes. Default 1 GB
-	// (Redis has no bound here; the proxy serves everybody from one memory). A client above it is closed.
-	ClientOutputBufferLimit int64
+	// ClientOutputBufferLimit bounds what one client has not read yet, by the client's class. A client above it is
+	// closed. Default: DefaultClientOutputBufferLimit.
+	ClientOutputBufferLimit OutputLimits
+	// Resubscribe keeps subscribers when the connection that carries their subscriptions breaks, and subscribes again.
+	// Messages of the time between are lost, and nobody is told. Default: their connections are closed, as Redis's
+	// would be.
+	Resubscribe bool
 
 	// LogInterval is how often the same source's refusals are logged again. Default 10 s.
 	LogInterval time.Duration
@@ -62,20 +66,39 @@ type Config struct {
 	streams bool // for tests: no connection is polled
 }
 
+// OutputLimits are the limits of a client's unread output, by class.
+type OutputLimits struct {
+	Normal OutputLimit
+	PubSub OutputLimit // of clients that are subscribed
+}
+
+// OutputLimit is how much a client may leave unread: Hard bytes at most, and more than Soft bytes for less than SoftTime.
+// Zero is no limit.
+type OutputLimit struct {
+	Hard, Soft int64
+	SoftTime   time.Duration
+}
+
+// DefaultClientOutputBufferLimit has Redis's limits for subscribers. Normal clients are bounded at 1 GB: Redis does not
+// bound them, but the proxy serves everybody from one memory.
+var DefaultClientOutputBufferLimit = OutputLimits{
+	Normal: OutputLimit{Hard: 1 << 30},
+	PubSub: OutputLimit{Hard: 32 << 20, Soft: 8 << 20, SoftTime: time.Minute},
+}
+
 // Defaults of Config that other packages show to the user.
 const (
-	DefaultListen                  = "127.0.0.1:6380"
-	DefaultMaxClients              = 10000
-	DefaultPoolSize                = 16
-	DefaultTCPKeepAlive            = 300 * time.Second
-	DefaultTCPBacklog              = 511
-	DefaultPoolTimeout             = 5 * time.Second
-	DefaultUpstreamTimeout         = 5 * time.Second
-	DefaultShutdownTimeout         = 10 * time.Second
-	DefaultProtoMaxBulkLen         = 512 << 20
-	DefaultClientQueryBufferLimit  = 1 << 30
-	DefaultClientOutputBufferLimit = 1 << 30
-	defaultLogInterval             = 10 * time.Second
+	DefaultListen                 = "127.0.0.1:6380"
+	DefaultMaxClients             = 10000
+	DefaultPoolSize               = 16
+	DefaultTCPKeepAlive           = 300 * time.Second
+	DefaultTCPBacklog             = 511
+	DefaultPoolTimeout            = 5 * time.Second
+	DefaultUpstreamTimeout        = 5 * time.Second
+	DefaultShutdownTimeout        = 10 * time.Second
+	DefaultProtoMaxBulkLen        = 512 << 20
+	DefaultClientQueryBufferLimit = 1 << 30
+	defaultLogInterval            = 10 * time.Second
 )
 
 // ConfigError names a setting, the value it was given, and what it would accept.
@@ -141,7 +164,6 @@ func (c Config) Validate() error {
 		{"tcp-backlog", int64(c.TCPBacklog), 0, 1 << 16},
 		{"proto-max-bulk-len", c.ProtoMaxBulkLen, 0, 1 << 31},
 		{"client-query-buffer-limit", c.ClientQueryBufferLimit, 0, 1 << 31},
-		{"client-output-buffer-limit", c.ClientOutputBufferLimit, 0, 1 << 40},
 	} {
 		if n.value < n.min || n.value > n.max {
 			return &ConfigError{n.setting, fmt.Sprint(n.value), fmt.Sprintf("want 1 to %d", n.max)}

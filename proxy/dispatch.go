@@ -31,6 +31,8 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.deny(c)
 	case r.Unauthenticated && tooMuch(r):
 		return s.refuseUnauthenticated()
+	case s.subs != nil && s.outOfTheWay(c):
+		return s.onSubscriber(c)
 	case s.pin != nil:
 		return s.onPin(c)
 	}
@@ -57,6 +59,8 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.startTransaction(c, rest)
 	case exec, discard, unwatch: // there is nothing to end; the upstream says so
 		return s.share(c, nil)
+	case subscribe:
+		return s.subscribe(c)
 	}
 	return s.dispatchState(c)
 }
@@ -159,6 +163,12 @@ func (s *session) deny(c command) bool {
 	}
 	s.answer(line)
 	return true
+}
+
+// reply is answer for what CLIENT REPLY does not suppress.
+func (s *session) reply(b []byte) {
+	_ = s.mute()
+	s.write(b)
 }
 
 // answer sends a reply that is ours. The caller has made sure that nothing is in flight.

@@ -54,7 +54,7 @@ func TestAFloodOfGarbageHarmsNobodyElse(t *testing.T) {
 	}
 	_, p := redisAndProxy(t, func(c *proxy.Config) {
 		c.ClientQueryBufferLimit = 16 << 20
-		c.ClientOutputBufferLimit = 16 << 20
+		c.ClientOutputBufferLimit.Normal.Hard = 16 << 20
 	})
 	calm := newBystander(t, p.Addr())
 	seed := rand.Uint64()
@@ -208,7 +208,7 @@ func TestHelperHoldsConnections(t *testing.T) {
 // A client that asks and does not listen costs the proxy memory, up to the limit, and nobody anything else.
 func TestAClientThatNeverReadsHarmsNobodyElse(t *testing.T) {
 	const size, limit = 1 << 20, 32 << 20
-	s, p := redisAndProxy(t, func(c *proxy.Config) { c.ClientOutputBufferLimit = limit })
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.ClientOutputBufferLimit.Normal.Hard = limit })
 	value := strings.Repeat("v", size)
 	direct := proxytest.Dial(t, s.Addr())
 	direct.Do("SET", "big", value)

@@ -1,11 +1,32 @@
 package proxy
 
-import "github.com/redbouncer/redbouncer/multiplex/eventloop"
+import (
+	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+)
 
 // outbox holds what a client has not taken yet. A client that keeps up has an empty one, which owns nothing.
 type outbox struct {
 	pieces [][]byte
 	size   int
+	over   int64 // since when size has been above the soft limit, in nanoseconds; 0: it is not
+}
+
+// exceeds reports whether what is kept is above a limit: above the hard one, or for too long above the soft one. Size is
+// how much is kept in all.
+func (o *outbox) exceeds(l OutputLimit, size int64, now time.Time) bool {
+	switch {
+	case l.Hard > 0 && size > l.Hard:
+		return true
+	case l.Soft == 0 || size <= l.Soft:
+		o.over = 0
+	case o.over == 0:
+		o.over = now.UnixNano()
+	default:
+		return now.UnixNano()-o.over >= int64(l.SoftTime)
+	}
+	return false
 }
 
 // outboxPiece is the capacity of a piece, in bytes, where what it holds is not larger.
@@ -40,6 +61,6 @@ func (o *outbox) flush(c *eventloop.Conn) error {
 		o.pieces[0] = nil
 		o.pieces = o.pieces[1:]
 	}
-	o.pieces = nil
+	o.pieces, o.over = nil, 0
 	return nil
 }

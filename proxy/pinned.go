@@ -10,14 +10,13 @@ import (
 // session gives it back as soon as there is none.
 type pin struct {
 	link     *multiplex.Link
-	fresh    bool          // has not carried a command of this client
-	tx       *transaction  // between MULTI and EXEC
-	watching bool          // WATCH is in force
-	blocking bool          // the command in flight may wait for others
-	sticky   bool          // there is state that we do not follow: until the client goes
-	once     bool          // closed once it is given back
-	resp     uint8         // the protocol version that HELLO has set on it; 0: the context's
-	sub      *subscription // subscribed, or was
+	fresh    bool         // has not carried a command of this client
+	tx       *transaction // between MULTI and EXEC
+	watching bool         // WATCH is in force
+	blocking bool         // the command in flight may wait for others
+	sticky   bool         // there is state that we do not follow: until the client goes
+	once     bool         // closed once it is given back
+	resp     uint8        // the protocol version that HELLO has set on it; 0: the context's
 }
 
 func (s *session) takePin(link *multiplex.Link) {
@@ -33,11 +32,11 @@ func (s *session) releasePin() {
 		return
 	}
 	p.blocking = false
-	if p.tx != nil || p.watching || p.sticky || p.sub != nil && p.sub.total() > 0 {
+	if p.tx != nil || p.watching || p.sticky {
 		return
 	}
 	s.pin, s.link = nil, nil
-	if p.once || p.sub != nil {
+	if p.once {
 		s.w.pool.DiscardPin(p.link)
 		return
 	}
@@ -68,10 +67,10 @@ func (s *session) onPin(c command) bool {
 		}
 	}
 	switch {
-	case p.sub != nil:
-		return s.onSubscribed(c)
 	case p.tx != nil:
 		return s.inTransaction(c)
+	case c.row.how == subscribe:
+		return s.subscribe(c)
 	}
 	if !c.row.plain() && s.inFlight > 0 {
 		s.state = barred
@@ -85,8 +84,6 @@ func (s *session) onPin(c command) bool {
 		return true
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:
 		s.identify(c, p.link)
-	case subscribe:
-		return s.startSubscription(c)
 	case relay:
 		if !s.ctx.Unauthenticated() {
 			return s.startRelay(c)
@@ -148,6 +145,10 @@ func harmless(head []byte) bool {
 // startRelay passes every byte on from now on, both ways, until one side hangs up: nobody can follow the state of
 // such a connection.
 func (s *session) startRelay(c command) bool {
+	if s.isSubscribed() {
+		s.condemn([]byte("-ERR a client that is subscribed cannot do this through redbouncer: use another connection\r\n"))
+		return true
+	}
 	s.relaying = true
 	s.conn.ReadInto(nil)
 	s.inPlace = false
@@ -186,6 +187,7 @@ func (s *session) reset() bool {
 		return false
 	}
 	s.dropPin()
+	s.unsubscribeAll()
 	s.setContext(s.w.pool.Initial())
 	s.replyOff, s.skipNext = false, false
 	if s.who != nil {

@@ -69,6 +69,7 @@ type session struct {
 	partial  *resp.Reader
 	stuck    time.Time // since when the input waits for the upstream; zero: it does not
 	out      outbox
+	pushed   bool // is in worker.pushed
 
 	inFlight      int
 	inFlightBytes int
@@ -83,6 +84,8 @@ type session struct {
 	doom          []byte          // what the client is told once nothing is in flight, before it goes
 	block         int             // commands of a transaction that follow, all in hand
 	blockScript   bool            // one of them is a script
+	muted         bool            // an error to the SUBSCRIBE in flight is not to be told
+	subs          *subscriber     // nil if the client has never subscribed
 
 	who      *identity
 	replyOff bool
@@ -99,6 +102,7 @@ type waiting struct {
 	timer *eventloop.Timer
 	lane  *multiplex.Context // entered
 	pin   *multiplex.PinRequest
+	hub   *hub
 	since time.Time
 
 	forOthers bool // the command that waits may wait for others once it is sent
@@ -242,7 +246,7 @@ func (s *session) EOF() {
 	switch {
 	case s.state >= leaving:
 		s.close()
-	case s.relaying, s.pin != nil && s.pin.sub != nil, s.wait != nil && s.wait.forOthers:
+	case s.relaying, s.wait != nil && s.wait.forOthers:
 		s.close()
 	case s.pin != nil && s.pin.blocking:
 		// The upstream is to see what Redis would see: a command, and then the end. If there was something to pop
@@ -287,6 +291,9 @@ func (s *session) Reply(b []byte, done int) {
 	if len(b) > 0 {
 		s.write(b)
 	}
+	if s.subs != nil && s.subs.held.size > 0 && !s.midway() {
+		s.releaseHeld()
+	}
 	if s.inFlight == 0 {
 		s.inFlightBytes = 0
 		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping {
@@ -301,6 +308,14 @@ func (s *session) Lost(err error) {
 		return
 	}
 	s.pin = nil // it has gone by itself
+	s.cut(err)
+}
+
+// cut closes a client because an upstream connection broke on which something was under way for it.
+func (s *session) cut(err error) {
+	if s.state == gone {
+		return
+	}
 	s.w.log.Debug("client closed: its upstream connection broke", "client", s.remote, "error", err)
 	s.w.counters.lost.Add(1)
 	s.flushAndClose()
@@ -385,11 +400,22 @@ func (s *session) write(b []byte) {
 		}
 	}
 	s.out.add(b)
-	if int64(s.out.size) > s.w.cfg.ClientOutputBufferLimit {
-		s.w.log.Warn("client closed: it exceeds client-output-buffer-limit", "client", s.remote, "bytes", s.out.size)
-		s.w.counters.slow.Add(1)
-		s.close()
+	s.boundOutput()
+}
+
+// boundOutput closes a client that has left too much unread, by the limits of its class.
+func (s *session) boundOutput() {
+	limits, class, size := &s.w.cfg.ClientOutputBufferLimit, "normal", int64(s.out.size)
+	limit := limits.Normal
+	if s.subs != nil && s.isSubscribed() {
+		limit, class, size = limits.PubSub, "pubsub", size+int64(s.subs.held.size)
 	}
+	if !s.out.exceeds(limit, size, s.w.loop.Now()) {
+		return
+	}
+	s.w.log.Warn("client closed: it exceeds client-output-buffer-limit", "client", s.remote, "class", class, "bytes", size)
+	s.w.counters.slow.Add(1)
+	s.close()
 }
 
 // leave reads nothing more, writes what is left, and then closes.
@@ -398,6 +424,7 @@ func (s *session) leave() {
 		return
 	}
 	s.dropPin()
+	s.unsubscribeAll()
 	s.stopWaiting()
 	s.state, s.in, s.partial = leaving, nil, nil
 	s.conn.ReadInto(nil)
@@ -441,6 +468,7 @@ func (s *session) release() {
 		s.acks = nil
 	}
 	s.dropPin()
+	s.unsubscribeAll()
 	s.stopWaiting()
 	s.ctx.Leave()
 	s.dropMoving()
@@ -462,6 +490,9 @@ func (s *session) stopWaiting() {
 	}
 	if wt.pin != nil {
 		wt.pin.Cancel()
+	}
+	if wt.hub != nil {
+		wt.hub.abandon(s)
 	}
 }
 

@@ -2,172 +2,401 @@ package proxy
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
+	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
-// subscription is what a session with a pin is subscribed to, as the upstream confirms it.
-type subscription struct {
-	channels, patterns, shards int
-	family                     byte // of the command in flight: 's', 'p', or 'h' for shards; 0: not one of ours
-	expect                     int  // frames that are still to come for the command in flight
+// subscriber is what a session is subscribed to.
+type subscriber struct {
+	to   [families]map[string]*channel
+	held outbox // messages that came while a reply was under way
 }
 
-func (sub *subscription) total() int { return sub.channels + sub.patterns + sub.shards }
-
-// count returns the counter of a family.
-func (sub *subscription) count(family byte) *int {
-	switch family {
-	case 'p':
-		return &sub.patterns
-	case 'h':
-		return &sub.shards
+// subscriptions returns how many channels, patterns and shard channels the session is subscribed to.
+func (s *session) subscriptions() (channels, patterns, shards int) {
+	if s.subs == nil {
+		return 0, 0, 0
 	}
-	return &sub.channels
+	return len(s.subs.to[toChannels]), len(s.subs.to[toPatterns]), len(s.subs.to[toShards])
 }
 
-// startSubscription has the pin deliver frame by frame from now on: messages come between replies, at any time.
-func (s *session) startSubscription(c command) bool {
-	s.pin.sub = &subscription{}
-	s.pin.link.Frames(s.onFrame)
-	return s.onSubscribed(c)
+// isSubscribed reports whether the session is subscribed to anything.
+func (s *session) isSubscribed() bool {
+	channels, patterns, shards := s.subscriptions()
+	return channels+patterns+shards > 0
 }
 
-// onSubscribed treats a command of a session that is subscribed. One is under way at a time.
-func (s *session) onSubscribed(c command) bool {
+// total is what Redis counts in the confirmations of a family.
+func (s *session) total(f family) int {
+	channels, patterns, shards := s.subscriptions()
+	if f == toShards {
+		return shards
+	}
+	return channels + patterns
+}
+
+// familyOf returns the family of a command's subscriptions, and whether it ends them.
+func familyOf(r *row) (f family, un bool) {
+	name := strings.ToLower(r.name)
+	for f, words := range familyWords {
+		switch name {
+		case words.subscribe:
+			return family(f), false
+		case words.unsubscribe:
+			return family(f), true
+		}
+	}
+	panic("bug: " + r.name + " has nothing to do with subscriptions")
+}
+
+// subscribe treats the commands that begin and end subscriptions.
+func (s *session) subscribe(c command) bool {
 	if s.inFlight > 0 {
 		s.state = barred
 		return false
 	}
-	p := s.pin
-	p.sub.family, p.sub.expect = 0, 1
-	switch c.row.how {
-	case subscribe:
-		name := c.row.name
-		un := bytes.Contains([]byte(name), []byte("UNSUB"))
-		p.sub.family = 's'
-		switch {
-		case name[0] == 'P':
-			p.sub.family = 'p'
-		case name[:2] == "SS" || name[:3] == "SUN":
-			p.sub.family = 'h'
-		}
-		p.sub.expect = max(c.Len()-1, 1)
-		if un && c.Len() == 1 {
-			p.sub.expect = max(*p.sub.count(p.sub.family), 1)
-		}
-	case multi, auth, hello, relay, clientReply:
-		return s.startRelay(c)
-	case selectDB, noTouch, readOnly, stick, unknown, watch, once:
-		p.sticky = true
+	f, un := familyOf(c.row)
+	switch {
+	case s.ctx.Unauthenticated():
+		c.row = onceRow
+		return s.onNewPin(c) // it will be refused; if not, the connection is dropped
+	case un:
+		return s.unsubscribe(c, f)
+	case c.Len() == 1:
+		return s.share(c, nil) // an error, and nothing else
 	}
-	p.link.Send(c.Bytes())
+	h := s.w.hubOf(s.ctx.User)
+	if h.link == nil && !s.awaitHub(h) {
+		return s.denied != nil && s.deny(c)
+	}
 	s.inFlight = 1
-	s.state = barred
+	s.muted = s.mute() != 0 // of the confirmations only an error is
+	h.subscribe(s, f, c)
+	s.bar()
 	return true
 }
 
-// onFrame receives a frame from the upstream of a subscribed session: a message, a confirmation or a reply.
-func (s *session) onFrame(frame []byte, top byte) {
-	sub := s.pin.sub
-	var kind []byte
-	if top == '>' || s.protocol() == 2 { // in RESP3, an array is a reply, whatever it says
-		kind = frameKind(frame, top)
-	}
-	family, delta := confirmation(kind)
-	s.write(frame)
-	if s.pin == nil || sub == nil { // the client has gone
-		return
-	}
+// onceRow stands for a command that is to have a connection that is closed afterwards.
+var onceRow = &row{name: "SUBSCRIBE", how: once}
+
+// awaitHub asks for the connection of a hub. It reports true if it is there, and otherwise has the session wait, or be
+// denied.
+func (s *session) awaitHub(h *hub) bool {
+	h.open()
 	switch {
-	case family != 0:
-		sub.confirm(family, delta, frame)
-		if s.inFlight == 0 || sub.family != family {
-			return // unasked: the upstream took a subscription away
-		}
-	case isMessage(kind) || top == '>':
-		return
-	case s.inFlight == 0:
-		return
-	case sub.family != 0:
-		sub.expect = 1 // an error: the only answer
-	}
-	sub.expect--
-	if sub.expect <= 0 {
-		s.inFlight = 0
-		s.wake()
-	}
-}
-
-// confirm counts what the upstream confirmed. Channels and patterns are counted together by Redis, in the last
-// element of the frame, so that a subscription that was there already adds nothing.
-func (sub *subscription) confirm(family byte, delta int, frame []byte) {
-	n := sub.count(family)
-	others := 0
-	switch family {
-	case 's':
-		others = sub.patterns
-	case 'p':
-		others = sub.channels
-	}
-	if total, ok := lastInteger(frame); ok {
-		*n = max(total-others, 0)
-		return
-	}
-	*n = max(*n+delta, 0)
-}
-
-// confirmation returns the family of a frame that confirms a subscription, or its end.
-func confirmation(kind []byte) (family byte, delta int) {
-	switch string(kind) {
-	case "subscribe":
-		return 's', 1
-	case "unsubscribe":
-		return 's', -1
-	case "psubscribe":
-		return 'p', 1
-	case "punsubscribe":
-		return 'p', -1
-	case "ssubscribe":
-		return 'h', 1
-	case "sunsubscribe":
-		return 'h', -1
-	}
-	return 0, 0
-}
-
-func isMessage(kind []byte) bool {
-	switch string(kind) {
-	case "message", "pmessage", "smessage":
+	case h.link != nil:
 		return true
+	case h.request.Queued() && s.w.cfg.PoolTimeout == 0:
+		h.settle()
+		s.w.counters.poolTimeouts.Add(1)
+		s.denied, s.deniedByUs = replyFull, true
+		return false
 	}
+	h.waiting[s] = struct{}{}
+	s.wait = &waiting{hub: h, since: s.w.loop.Now(), forOthers: true}
+	s.wait.timer = s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.hubTimeout)
+	s.state = awaitingPin
 	return false
 }
 
-// frameKind returns the first element of an array or a push, if it is a bulk string; otherwise nil.
-func frameKind(frame []byte, top byte) []byte {
-	if top != '*' && top != '>' {
-		return nil
+// subscribed confirms a subscription to the client.
+func (s *session) subscribed(ch *channel) {
+	if s.subs == nil {
+		s.subs = &subscriber{}
 	}
-	_, rest, ok := bytes.Cut(frame, []byte("\r\n"))
-	if !ok || len(rest) == 0 || rest[0] != '$' {
-		return nil
+	to := &s.subs.to[ch.family]
+	if *to == nil {
+		*to = map[string]*channel{}
 	}
-	header, rest, ok := bytes.Cut(rest[1:], []byte("\r\n"))
-	n, isInt := resp.ParseInt(header)
-	if !ok || !isInt || n < 0 || int(n) > len(rest) {
-		return nil
+	if was := (*to)[ch.name]; was != nil && was != ch { // from when the client was another user
+		was.hub.leave(s, ch.family, []*channel{was})
 	}
-	return rest[:n]
+	(*to)[ch.name] = ch
+	s.write(s.confirm(nil, ch.family, familyWords[ch.family].subscribe, []byte(ch.name)))
 }
 
-// lastInteger returns the integer that ends a frame.
-func lastInteger(frame []byte) (int, bool) {
-	frame = bytes.TrimSuffix(frame, []byte("\r\n"))
-	i := bytes.LastIndexByte(frame, ':')
-	if i < 0 {
-		return 0, false
+// unsubscribed tells the client that the upstream has taken a subscription away.
+func (s *session) unsubscribed(ch *channel) {
+	delete(s.subs.to[ch.family], ch.name)
+	s.push(s.confirm(nil, ch.family, familyWords[ch.family].unsubscribe, []byte(ch.name)))
+}
+
+// confirm appends the frame that confirms the begin or the end of a subscription. A nil name is for the end of all of
+// them where there are none.
+func (s *session) confirm(b []byte, f family, word string, name []byte) []byte {
+	if s.protocol() == 3 {
+		b = append(b, ">3\r\n"...)
+	} else {
+		b = append(b, "*3\r\n"...)
 	}
-	n, ok := resp.ParseInt(frame[i+1:])
-	return int(n), ok
+	b = resp.AppendBulk(b, word)
+	switch {
+	case name != nil:
+		b = resp.AppendBulk(b, name)
+	case s.protocol() == 3:
+		b = append(b, "_\r\n"...)
+	default:
+		b = append(b, "$-1\r\n"...)
+	}
+	return fmt.Appendf(b, ":%d\r\n", s.total(f))
+}
+
+// unsubscribe ends subscriptions. The upstream is only asked whether the client may.
+func (s *session) unsubscribe(c command, f family) bool {
+	names := make([][]byte, 0, c.Len()-1)
+	for i := 1; i < c.Len(); i++ {
+		names = append(names, bytes.Clone(c.Arg(i)))
+	}
+	return s.ifAllowed(c, func() []byte { return s.endSubscriptions(f, names) })
+}
+
+// endSubscriptions leaves channels, all of a family if none is named, and returns the frames that confirm it.
+func (s *session) endSubscriptions(f family, names [][]byte) []byte {
+	word := familyWords[f].unsubscribe
+	if len(names) == 0 && s.subs != nil {
+		for _, name := range slices.Sorted(maps.Keys(s.subs.to[f])) {
+			names = append(names, []byte(name))
+		}
+	}
+	if len(names) == 0 {
+		return s.confirm(nil, f, word, nil)
+	}
+	var frames []byte
+	left := map[*hub][]*channel{}
+	for _, name := range names {
+		if s.subs != nil {
+			if ch := s.subs.to[f][string(name)]; ch != nil {
+				delete(s.subs.to[f], ch.name)
+				left[ch.hub] = append(left[ch.hub], ch)
+			}
+		}
+		frames = s.confirm(frames, f, word, name)
+	}
+	for h, channels := range left {
+		h.leave(s, f, channels)
+	}
+	return frames
+}
+
+// unsubscribeAll leaves everything, without a word.
+func (s *session) unsubscribeAll() {
+	if s.subs == nil {
+		return
+	}
+	subs := s.subs
+	s.subs = nil
+	for f, to := range subs.to {
+		left := map[*hub][]*channel{}
+		for _, ch := range to {
+			left[ch.hub] = append(left[ch.hub], ch)
+		}
+		for h, channels := range left {
+			h.leave(s, family(f), channels)
+		}
+	}
+}
+
+// push sends a frame that nobody asked for. What comes in one turn is written at its end, in one go; what comes while a
+// reply is under way waits until it is complete.
+func (s *session) push(frame []byte) {
+	if s.state >= leaving || s.subs == nil {
+		return
+	}
+	frame[0] = '>'
+	if s.protocol() == 2 {
+		frame[0] = '*'
+	}
+	if s.midway() {
+		s.subs.held.add(frame)
+	} else {
+		s.out.add(frame)
+		s.flushLater()
+	}
+	s.boundOutput()
+}
+
+// flushLater has what is in the outbox written at the end of this turn.
+func (s *session) flushLater() {
+	if !s.pushed {
+		s.pushed = true
+		s.w.pushed = append(s.w.pushed, s)
+	}
+}
+
+// midway reports whether the client has got a part of something whose rest is still to come.
+func (s *session) midway() bool {
+	return s.link != nil && s.link.Midway(s) || s.pin != nil && s.pin.link.Midway(s)
+}
+
+// releaseHeld lets go of the messages that waited for the end of a reply.
+func (s *session) releaseHeld() {
+	held := &s.subs.held
+	for _, piece := range held.pieces {
+		s.out.add(piece)
+	}
+	*held = outbox{}
+	s.flushLater()
+}
+
+// outOfTheWay reports whether a command of a subscriber needs a treatment of its own.
+func (s *session) outOfTheWay(c command) bool {
+	return s.isSubscribed() && (s.protocol() == 2 || c.row.name == "PUBLISH" || c.row.name == "SPUBLISH")
+}
+
+// onSubscriber treats such a command.
+func (s *session) onSubscriber(c command) bool {
+	if s.protocol() == 2 {
+		return s.onRestricted(c)
+	}
+	if s.pin != nil && s.pin.tx != nil {
+		return s.onPin(c)
+	}
+	return s.publish(c)
+}
+
+// publish sends PUBLISH on the connection that carries the client's subscriptions, so that what it sends to itself
+// comes before or after the reply as it does from Redis, whose versions differ in that.
+func (s *session) publish(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	h := s.w.hubs[s.ctx.User]
+	if h == nil || h.link == nil {
+		if s.pin != nil {
+			return s.onPin(c)
+		}
+		return s.share(c, nil)
+	}
+	s.inFlight = 1
+	s.muted = s.mute() != 0
+	h.publish(s, c)
+	s.bar()
+	return true
+}
+
+// onRestricted treats a command of a subscriber of RESP2. Whether it would have been refused for another reason is the
+// upstream's to say.
+func (s *session) onRestricted(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	switch c.row.how {
+	case kill:
+		s.close()
+		return true
+	case subscribe:
+		return s.subscribe(c)
+	case quit:
+		return s.quit()
+	case reset:
+		if c.Len() == 1 {
+			return s.reset()
+		}
+	}
+	if c.row.name == "PING" {
+		return s.pingRestricted(c)
+	}
+	text := fmt.Appendf(nil, "-ERR Can't execute '%s': only %s are allowed in this context\r\n",
+		strings.ToLower(fullName(c)), s.allowedWords())
+	return s.ifAllowed(c, func() []byte { return text })
+}
+
+// fullName returns a command's name with its subcommand's, as Redis prints it.
+func fullName(c command) string {
+	if strings.Contains(c.row.name, "|") && c.Len() > 1 {
+		return string(c.Arg(0)) + "|" + string(c.Arg(1))
+	}
+	return string(c.Arg(0))
+}
+
+// allowedWords are the commands that a subscriber of RESP2 may use, in the upstream's words.
+func (s *session) allowedWords() string {
+	if link := s.ctx.Link(); link != nil && bytes.HasPrefix(link.HelloField("version"), []byte("6.")) {
+		return "(P)SUBSCRIBE / (P)UNSUBSCRIBE / PING / QUIT / RESET"
+	}
+	return "(P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET"
+}
+
+// pingRestricted answers PING in the form that it has for a subscriber of RESP2.
+func (s *session) pingRestricted(c command) bool {
+	link := s.lane()
+	if link == nil {
+		return false
+	}
+	s.submit(link, c, s.collect(func(reply []byte) []byte {
+		if isErrorReply(reply) {
+			return reply
+		}
+		pong, isBulk := reply, reply[0] == '$'
+		if !isBulk {
+			pong = []byte("$0\r\n\r\n")
+		}
+		return append([]byte("*2\r\n$4\r\npong\r\n"), pong...)
+	}))
+	s.bar()
+	return true
+}
+
+// ifAllowed asks the upstream whether it would take a command, without having it run: it is queued in a transaction
+// that is discarded. If it would not, the client gets its error, and otherwise the answer. A user who may not use
+// transactions is not checked, nor are the commands that cannot be queued.
+func (s *session) ifAllowed(c command, answer func() []byte) bool {
+	link := s.lane()
+	if link == nil {
+		return false
+	}
+	switch c.row.how {
+	case multi, exec, discard, watch, quit, reset, relay, kill:
+		switch {
+		case c.row.how == exec && c.Len() == 1:
+			s.answer(append([]byte("-EXECABORT Transaction discarded because of: "), answer()[len("-ERR "):]...))
+			return true
+		case c.Len() == 1 && c.row.how != watch || c.Len() > 1 && c.row.how == watch:
+			s.answer(answer())
+			return true
+		}
+		return s.share(c, nil) // it will be refused
+	}
+	switch {
+	case link.CanMulti():
+	case c.row.how == subscribe:
+		s.reply(answer())
+		return true
+	default:
+		s.answer(answer())
+		return true
+	}
+	nothing := func([]byte) {}
+	link.SubmitSpecial(nil, []byte("*1\r\n$5\r\nMULTI\r\n"), 0,
+		&multiplex.Special{Collect: true, Expect: replyOK, Done: nothing})
+	// Pushes are delivered whatever CLIENT REPLY says, and so are the confirmations of UNSUBSCRIBE.
+	muted := s.mute() != 0 && c.row.how != subscribe
+	c.row = identityRow
+	raw := bytes.Clone(c.Bytes())
+	link.SubmitSpecial(s, raw, 0, &multiplex.Special{Collect: true, Done: func(reply []byte) {
+		if !isErrorReply(reply) || bytes.HasPrefix(reply, []byte("-ERR Command not allowed inside a transaction")) {
+			reply = answer()
+		}
+		if muted {
+			reply = nil
+		}
+		s.Reply(reply, 1)
+	}})
+	link.SubmitSpecial(nil, []byte("*1\r\n$7\r\nDISCARD\r\n"), 0, &multiplex.Special{
+		Collect: true, Done: func(head []byte) {
+			if !transactionOver(head) {
+				link.Break(errStuck)
+			}
+		},
+	})
+	s.inFlight++
+	s.bar()
+	return true
 }

@@ -31,6 +31,9 @@ type worker struct {
 	ready     []*session // to be woken in this turn
 	waking    []*session
 	deferred  []*multiplex.Context // to be left when they have gone on
+	pushed    []*session           // have messages to be written at the end of this turn
+	hubs      map[string]*hub      // by user
+	idleHubs  []*hub               // may not be needed any more
 	reader    resp.Reader          // of commands that come in one piece
 	scanner   resp.Reader          // looks ahead
 	refusals  int
@@ -49,7 +52,7 @@ type counters struct {
 func newWorker(s *Server) (*worker, error) {
 	w := &worker{
 		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
-		done: make(chan struct{}),
+		done: make(chan struct{}), hubs: map[string]*hub{},
 	}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
 	w.reader.MaxBulk = s.cfg.ProtoMaxBulkLen
@@ -93,7 +96,28 @@ func (w *worker) flush() {
 		w.deferred[i] = nil
 	}
 	w.deferred = w.deferred[:0]
+	w.flushPushed()
+	for len(w.idleHubs) > 0 {
+		idle := w.idleHubs
+		w.idleHubs = nil
+		for _, h := range idle {
+			h.end()
+		}
+	}
 	w.pool.Flush()
+}
+
+// flushPushed writes the messages of this turn.
+func (w *worker) flushPushed() {
+	for i := 0; i < len(w.pushed); i++ {
+		s := w.pushed[i]
+		w.pushed[i] = nil
+		s.pushed = false
+		if s.state != gone {
+			s.Writable()
+		}
+	}
+	w.pushed = w.pushed[:0]
 }
 
 // admit makes a session of a connection that the gate has let in.
@@ -132,7 +156,7 @@ func (w *worker) stop(done func()) {
 	w.stopping, w.stopped = true, done
 	for s := w.sessions.next; s != &w.sessions; {
 		next := s.next
-		if s.relaying || s.acks != nil || s.pin != nil && (s.pin.blocking || s.pin.sub != nil && s.inFlight == 0) {
+		if s.relaying || s.acks != nil || s.pin != nil && s.pin.blocking {
 			s.flushAndClose()
 		} else {
 			s.settle()

@@ -17,7 +17,8 @@ func Example_check() {
 	// maxclients: 10000 # default
 	// proto-max-bulk-len: 512mb # default
 	// client-query-buffer-limit: 1gb # default
-	// client-output-buffer-limit: 1gb # default
+	// client-output-buffer-limit: normal 1gb 0 0 pubsub 32mb 8mb 60 # default
+	// resubscribe: no # default
 	// tcp-keepalive: 300s # default
 	// tcp-backlog: 511 # default
 	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream

@@ -18,13 +18,14 @@ import (
 type settings struct {
 	Config value[filePath] `name:"config" placeholder:"FILE" group:"file" help:"Read settings from this YAML file."`
 
-	Listen                  value[addresses] `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
-	MaxClients              value[count]     `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
-	ProtoMaxBulkLen         value[size]      `name:"proto-max-bulk-len" default:"${proto_max_bulk_len}" placeholder:"SIZE" group:"clients" help:"Largest argument of a command. At most what the upstream takes."`
-	ClientQueryBufferLimit  value[size]      `name:"client-query-buffer-limit" default:"${client_query_buffer_limit}" placeholder:"SIZE" group:"clients" help:"Bytes that one client may have waiting to be forwarded."`
-	ClientOutputBufferLimit value[size]      `name:"client-output-buffer-limit" default:"${client_output_buffer_limit}" placeholder:"SIZE" group:"clients" help:"Bytes of replies that one client may leave unread."`
-	TCPKeepAlive            value[seconds]   `name:"tcp-keepalive" default:"${tcp_keepalive}" placeholder:"TIME" group:"clients" help:"Probe a client that has been idle for so long. 0 is never."`
-	TCPBacklog              value[count]     `name:"tcp-backlog" default:"${tcp_backlog}" placeholder:"N" group:"clients" help:"Length of the queue of connections to accept."`
+	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
+	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
+	ProtoMaxBulkLen         value[size]         `name:"proto-max-bulk-len" default:"${proto_max_bulk_len}" placeholder:"SIZE" group:"clients" help:"Largest argument of a command. At most what the upstream takes."`
+	ClientQueryBufferLimit  value[size]         `name:"client-query-buffer-limit" default:"${client_query_buffer_limit}" placeholder:"SIZE" group:"clients" help:"Bytes that one client may have waiting to be forwarded."`
+	ClientOutputBufferLimit value[outputLimits] `name:"client-output-buffer-limit" default:"${client_output_buffer_limit}" placeholder:"LIMITS" group:"clients" help:"What a client may leave unread: class, hard limit, soft limit, soft seconds; classes normal and pubsub."`
+	Resubscribe             value[yesNo]        `name:"resubscribe" default:"no" placeholder:"YES|NO" group:"clients" help:"Keep subscribers when their upstream connection breaks, instead of closing them."`
+	TCPKeepAlive            value[seconds]      `name:"tcp-keepalive" default:"${tcp_keepalive}" placeholder:"TIME" group:"clients" help:"Probe a client that has been idle for so long. 0 is never."`
+	TCPBacklog              value[count]        `name:"tcp-backlog" default:"${tcp_backlog}" placeholder:"N" group:"clients" help:"Length of the queue of connections to accept."`
 
 	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
 	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
@@ -55,12 +56,12 @@ func defaults() kong.Vars {
 		vars[name] = seconds(d).String()
 	}
 	for name, n := range map[string]size{
-		"proto_max_bulk_len":         proxy.DefaultProtoMaxBulkLen,
-		"client_query_buffer_limit":  proxy.DefaultClientQueryBufferLimit,
-		"client_output_buffer_limit": proxy.DefaultClientOutputBufferLimit,
+		"proto_max_bulk_len":        proxy.DefaultProtoMaxBulkLen,
+		"client_query_buffer_limit": proxy.DefaultClientQueryBufferLimit,
 	} {
 		vars[name] = n.String()
 	}
+	vars["client_output_buffer_limit"] = outputLimits(proxy.DefaultClientOutputBufferLimit).String()
 	return vars
 }
 
@@ -93,7 +94,8 @@ func (s *settings) config() proxy.Config {
 
 		ProtoMaxBulkLen:         int64(s.ProtoMaxBulkLen.is),
 		ClientQueryBufferLimit:  int64(s.ClientQueryBufferLimit.is),
-		ClientOutputBufferLimit: int64(s.ClientOutputBufferLimit.is),
+		ClientOutputBufferLimit: proxy.OutputLimits(s.ClientOutputBufferLimit.is),
+		Resubscribe:             bool(s.Resubscribe.is),
 
 		Version: programVersion().number,
 	}

@@ -23,7 +23,12 @@ var samples = []struct {
 	{"maxclients", "20000", func(c *proxy.Config) { c.MaxClients = 20000 }},
 	{"proto-max-bulk-len", "64mb", func(c *proxy.Config) { c.ProtoMaxBulkLen = 64 << 20 }},
 	{"client-query-buffer-limit", "1g", func(c *proxy.Config) { c.ClientQueryBufferLimit = 1e9 }},
-	{"client-output-buffer-limit", "1048576", func(c *proxy.Config) { c.ClientOutputBufferLimit = 1 << 20 }},
+	{"client-output-buffer-limit", "normal 1mb 0 0 pubsub 0 64kb 5", func(c *proxy.Config) {
+		c.ClientOutputBufferLimit = proxy.OutputLimits{
+			Normal: proxy.OutputLimit{Hard: 1 << 20}, PubSub: proxy.OutputLimit{Soft: 64 << 10, SoftTime: 5 * time.Second},
+		}
+	}},
+	{"resubscribe", "yes", func(c *proxy.Config) { c.Resubscribe = true }},
 	{"tcp-keepalive", "60", func(c *proxy.Config) { c.TCPKeepAlive = time.Minute }},
 	{"tcp-backlog", "128", func(c *proxy.Config) { c.TCPBacklog = 128 }},
 	{"upstream", "rediss://bob:secret@redis.example:6390/3", func(c *proxy.Config) {
