@@ -15,6 +15,7 @@ var bad = []struct {
 	{"maxclients", "want", []string{"0", "-1", "many", "1e4", "10k", "99999999"}},
 	{"proto-max-bulk-len", "want", []string{"0", "-1", "1tb", "big", "4gb"}},
 	{"client-query-buffer-limit", "want", []string{"0", "1.5gb", "unlimited"}},
+	{"resubscribe", "want yes or no", []string{"maybe", "2"}},
 	{"client-output-buffer-limit", "want", []string{"0", "1gb", "normal 0 0", "slave 0 0 0", "pubsub 1 x 3"}},
 	{"tcp-keepalive", "want", []string{"-1", "soon", "5 minutes"}},
 	{"tcp-backlog", "want", []string{"0", "x", "99999999"}},

@@ -22,8 +22,8 @@ type settings struct {
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
 	ProtoMaxBulkLen         value[size]         `name:"proto-max-bulk-len" default:"${proto_max_bulk_len}" placeholder:"SIZE" group:"clients" help:"Largest argument of a command. At most what the upstream takes."`
 	ClientQueryBufferLimit  value[size]         `name:"client-query-buffer-limit" default:"${client_query_buffer_limit}" placeholder:"SIZE" group:"clients" help:"Bytes that one client may have waiting to be forwarded."`
-	ClientOutputBufferLimit value[outputLimits] `name:"client-output-buffer-limit" default:"${client_output_buffer_limit}" placeholder:"LIMITS" group:"clients" help:"What a client may leave unread: class, hard limit, soft limit, soft seconds; classes normal and pubsub."`
-	Resubscribe             value[yesNo]        `name:"resubscribe" default:"no" placeholder:"YES|NO" group:"clients" help:"Keep subscribers when their upstream connection breaks, instead of closing them."`
+	ClientOutputBufferLimit value[outputLimits] `name:"client-output-buffer-limit" default:"${client_output_buffer_limit}" placeholder:"LIMIT" group:"clients" help:"Unread output of a client, by class."`
+	Resubscribe             value[yesNo]        `name:"resubscribe" default:"no" placeholder:"YES|NO" group:"clients" help:"Keep subscribers when the upstream connection breaks."`
 	TCPKeepAlive            value[seconds]      `name:"tcp-keepalive" default:"${tcp_keepalive}" placeholder:"TIME" group:"clients" help:"Probe a client that has been idle for so long. 0 is never."`
 	TCPBacklog              value[count]        `name:"tcp-backlog" default:"${tcp_backlog}" placeholder:"N" group:"clients" help:"Length of the queue of connections to accept."`
 
