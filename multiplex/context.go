@@ -15,6 +15,9 @@ type Key struct {
 	RESP uint8
 	// NoTouch: commands do not count as accesses of their keys (CLIENT NO-TOUCH).
 	NoTouch bool
+	// Tracking: the upstream tells of changes to keys that were read (CLIENT TRACKING ON, without options). Clients that
+	// share the lane share what it is told; whose business a key is, is for Config.Pushed to know.
+	Tracking bool
 	// ReadOnly: a replica of a cluster may answer (READONLY).
 	ReadOnly bool
 }
@@ -137,6 +140,7 @@ func (c *Context) giveUp() {
 // waited.
 func (c *Context) serve(k *Link) {
 	c.opening, c.link = false, k
+	k.heard = c.Tracking
 	c.resubmit(k)
 	waiters := c.waiters
 	c.waiters = map[Waiter]struct{}{}

@@ -52,6 +52,8 @@ func (k *Link) dataInDoubt(b []byte) {
 			return
 		case !done:
 			return
+		case d.framer.Top() == '>':
+			d.from = d.at // nobody's reply
 		case d.left > 0:
 			d.left--
 			d.from = d.at

@@ -101,6 +101,8 @@ type Link struct {
 	queue   fifo
 	framer  resp.Framer
 	held    []byte // the reply that is being collected
+	pushed  []byte // the push that is being collected
+	heard   bool   // has pushes of its own, and clients who count on them
 	head    []byte // the beginning of the reply that is being delivered, where somebody asked for it
 	used    time.Time
 	bye     *eventloop.Timer
@@ -244,13 +246,13 @@ func (k *Link) dataCounted(b []byte) {
 			return
 		}
 		if k.framer.Top() == '>' {
-			if !deliver(pos) || !k.push3(b[pos:pos+n]) {
+			if !deliver(pos) || !k.push3(b[pos:pos+n], done) {
 				return
 			}
 			pos += n
 			continue
 		}
-		if k.queue.len() == 0 {
+		if k.queue.len() == 0 || k.heard && k.framer.HasPush() {
 			deliver(pos)
 			k.broke(errOutOfStep)
 			return
@@ -293,14 +295,32 @@ func (k *Link) dataCounted(b []byte) {
 	}
 }
 
-// push3 handles a push of RESP3: on a pin it is its owner's, in a lane it has no business.
-func (k *Link) push3(b []byte) bool {
-	if k.owner == nil {
+// push3 handles a push of RESP3, or a piece of one: on a pin it is its owner's; on a lane it has no business, unless
+// the context is one that has pushes.
+func (k *Link) push3(b []byte, done bool) bool {
+	switch {
+	case k.owner != nil:
+		k.owner.Reply(b, 0)
+	case !k.heard:
 		k.broke(errOutOfStep)
 		return false
+	default:
+		k.pushed = append(k.pushed, b...)
+		if done {
+			frame := k.pushed
+			k.pushed = nil
+			k.pool.pushed(k.ctx, frame)
+		}
 	}
-	k.owner.Reply(b, 0)
 	return k.state <= draining
+}
+
+// unheard says that nobody hears any more what the lane's clients count on being told.
+func (k *Link) unheard() {
+	if k.heard {
+		k.heard = false
+		k.pool.untracked(k.ctx)
+	}
 }
 
 // special handles a piece of a reply that does not simply go to its client.
@@ -510,6 +530,7 @@ func (k *Link) retire() {
 	}
 	k.owner, k.frames, k.raw = nil, nil, nil
 	k.unlend()
+	k.unheard()
 	k.conn.CloseWrite()
 	k.bye = k.pool.loop.AfterFunc(goodbye, k.close)
 }
@@ -520,6 +541,7 @@ func (k *Link) close() {
 		return
 	}
 	k.state = closed
+	k.unheard()
 	k.bye.Stop()
 	k.conn.Close()
 	delete(k.pool.links, k)

@@ -19,7 +19,12 @@ type Config struct {
 	Budget *limits.Budget
 	// UpstreamTimeout bounds how long a request that is to be sent again waits for an upstream that is gone.
 	UpstreamTimeout time.Duration
-	Log             *slog.Logger
+	// Pushed receives what the upstream says unasked on the lane of a context that has Tracking. The frame may be
+	// changed, and is valid during the call only.
+	Pushed func(c *Context, frame []byte)
+	// Untracked says that such a lane has gone: of what was read on it before, nobody will be told any more.
+	Untracked func(c *Context)
+	Log       *slog.Logger
 }
 
 // Pool is a loop's share of the upstream: its lanes, the pins that it has lent, and the idle ones that it keeps. It
@@ -30,6 +35,8 @@ type Pool struct {
 	up              *Upstream
 	budget          *limits.Budget
 	upstreamTimeout time.Duration
+	pushed          func(*Context, []byte)
+	untracked       func(*Context)
 	log             *slog.Logger
 
 	// Owned by the loop.
@@ -60,7 +67,7 @@ type credential struct {
 // NewPool returns a pool without connections.
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
-		loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
+		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
 		pinQueue: map[*limits.Request]*PinRequest{},
 	}

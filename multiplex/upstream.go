@@ -207,6 +207,9 @@ func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key, kind limi
 	if key.NoTouch {
 		into = append(into, []string{"CLIENT", "NO-TOUCH", "ON"})
 	}
+	if key.Tracking {
+		into = append(into, []string{"CLIENT", "TRACKING", "ON"})
+	}
 	if key.ReadOnly {
 		into = append(into, []string{"READONLY"})
 	}

@@ -61,12 +61,14 @@ const (
 	clientNoEvict
 	clientReply
 	clientMaint
+	tracking
 )
 
 // row is what the table says of a command or subcommand.
 type row struct {
 	name string
 	how  treatment
+	keys keySpec
 	subs map[string]*row // of a command that has subcommands
 }
 
@@ -127,7 +129,7 @@ var commandList = map[treatment]string{
 		SLAVEOF SWAPDB TRIMSLOTS HOTKEYS HOTKEYS|* BACKUP BACKUP|*`,
 	control:       `SCRIPT|KILL FUNCTION|KILL FUNCTION|STATS CLIENT|UNBLOCK CLIENT|UNPAUSE`,
 	once:          `DEBUG SHUTDOWN FUNCTION|LIST FUNCTION|LOAD FUNCTION|RESTORE`,
-	stick:         `ASKING CLIENT|CACHING CLIENT|CAPA CLIENT|IMPORT-SOURCE CLIENT|TRACKING HIMPORT HIMPORT|*`,
+	stick:         `ASKING CLIENT|CACHING CLIENT|CAPA CLIENT|IMPORT-SOURCE HIMPORT HIMPORT|*`,
 	relay:         `MONITOR SYNC PSYNC REPLCONF SCRIPT|DEBUG`,
 	kill:          `POST HOST:`,
 	multi:         `MULTI`,
@@ -151,6 +153,7 @@ var commandList = map[treatment]string{
 	clientNoEvict: `CLIENT|NO-EVICT`,
 	clientReply:   `CLIENT|REPLY`,
 	clientMaint:   `CLIENT|MAINT_NOTIFICATIONS`,
+	tracking:      `CLIENT|TRACKING`,
 }
 
 // modulePrefixes are the command families of the modules that come with Redis 8 and of their Valkey counterparts.

@@ -84,6 +84,8 @@ func (s *session) dispatchState(c command) bool {
 		return s.hello(c)
 	case selectDB, noTouch, readOnly:
 		return s.switchContext(c)
+	case tracking:
+		return s.track(c)
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:
 		link := s.lane()
 		if link == nil {
@@ -232,6 +234,9 @@ func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special)
 		flags |= multiplex.Safe
 	}
 	raw := c.Bytes()
+	if s.tracks != nil && sp == nil {
+		sp = s.noteRead(c)
+	}
 	switch {
 	case sp != nil:
 		link.SubmitSpecial(s, raw, flags, sp)
@@ -334,6 +339,10 @@ func (s *session) wholeTransaction(c command, rest []byte) (n int, scripts bool)
 // transact sends the next command of a transaction that is in hand. Nobody else's command gets between: the lane
 // is not let go of before the last one.
 func (s *session) transact(c command) {
+	if s.tracks != nil {
+		keys, known, _ := readKeys(c)
+		s.w.blockReads, s.w.blockUnknown = append(s.w.blockReads, keys...), s.w.blockUnknown || !known
+	}
 	c.row = transactionRow
 	if s.block > 1 {
 		s.submit(s.link, c, nil)
@@ -341,10 +350,13 @@ func (s *session) transact(c command) {
 		return
 	}
 	link := s.link
+	keys, known := s.w.blockReads, !s.w.blockUnknown
+	s.w.blockReads, s.w.blockUnknown = nil, false
 	s.submit(link, c, &multiplex.Special{Done: func(head []byte) {
 		if !transactionOver(head) {
 			link.Break(errStuck)
 		}
+		s.remember(keys, known)
 	}})
 	if s.blockScript {
 		link.Barrier()

@@ -54,7 +54,9 @@ func TestAConnectionIsLentOnlyWhileThereIsStateOnIt(t *testing.T) {
 		{"WATCH k", true},
 		{"WATCH k; MULTI; SET k v", true},
 		{"SUBSCRIBE a b; UNSUBSCRIBE a", true},
-		{"CLIENT TRACKING ON", true},
+		{"CLIENT TRACKING ON", false},
+		{"CLIENT TRACKING ON; WATCH k; UNWATCH", true},
+		{"CLIENT TRACKING ON BCAST", true},
 	} {
 		t.Run(tc.conversation, func(t *testing.T) {
 			c := proxytest.Dial(t, p.Addr())

@@ -20,7 +20,7 @@ type pin struct {
 }
 
 func (s *session) takePin(link *multiplex.Link) {
-	s.pin = &pin{link: link, fresh: true}
+	s.pin = &pin{link: link, fresh: true, sticky: s.ctx.Tracking} // it remembers what is read on it
 	s.link = link
 }
 
@@ -111,6 +111,9 @@ func (s *session) onPin(c command) bool {
 	case once, script:
 		p.once = true
 		s.submit(p.link, c, nil)
+	case tracking:
+		p.once = p.once || fresh
+		s.trackOnPin(c)
 	case own, control, exec, discard:
 		s.submit(p.link, c, nil)
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused

@@ -85,7 +85,8 @@ type session struct {
 	block         int             // commands of a transaction that follow, all in hand
 	blockScript   bool            // one of them is a script
 	muted         bool            // an error to the SUBSCRIBE in flight is not to be told
-	subs          *subscriber     // nil if the client has never subscribed
+	subs          *subscriber     // nil if the client has never subscribed, nor tracked keys
+	tracks        *trackingTable  // of its context, if that tracks what is read
 
 	who      *identity
 	replyOff bool
@@ -470,6 +471,7 @@ func (s *session) release() {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.stopWaiting()
+	s.leaveTracking()
 	s.ctx.Leave()
 	s.dropMoving()
 	s.in, s.partial, s.out = nil, nil, outbox{}

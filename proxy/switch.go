@@ -13,8 +13,16 @@ import (
 func (s *session) setContext(key multiplex.Key) {
 	next := s.w.pool.Context(key)
 	next.Enter()
+	tracked := s.tracks != nil
+	s.leaveTracking()
 	s.ctx.Leave()
 	s.ctx = next
+	if key.Tracking {
+		s.joinTracking()
+		if tracked { // what it has read before is on another lane
+			s.pushTracking([]byte(invalidateAll))
+		}
+	}
 }
 
 // switchContext treats SELECT, CLIENT NO-TOUCH, READONLY and READWRITE. The command goes to a lane that is in the
@@ -26,6 +34,11 @@ func (s *session) switchContext(c command) bool {
 	if !ok || s.ctx.Unauthenticated() { // it will be refused
 		return s.onNewPin(c)
 	}
+	return s.switchTo(c, key)
+}
+
+// switchTo sends a command on the lane of another context, and moves the session there if it is answered with OK.
+func (s *session) switchTo(c command, key multiplex.Key) bool {
 	if s.inFlight > 0 {
 		s.state = barred
 		return false

@@ -26,20 +26,25 @@ type worker struct {
 	done     chan struct{} // closed when the loop has ended
 
 	// Owned by the loop.
-	sessions  session // head of the ring
-	count     int
-	ready     []*session // to be woken in this turn
-	waking    []*session
-	deferred  []*multiplex.Context // to be left when they have gone on
-	pushed    []*session           // have messages to be written at the end of this turn
-	hubs      map[string]*hub      // by user
-	idleHubs  []*hub               // may not be needed any more
-	reader    resp.Reader          // of commands that come in one piece
-	scanner   resp.Reader          // looks ahead
-	refusals  int
-	lingering int
-	stopping  bool
-	stopped   func() // called once the last session has gone
+	sessions session // head of the ring
+	count    int
+	ready    []*session // to be woken in this turn
+	waking   []*session
+	deferred []*multiplex.Context // to be left when they have gone on
+	pushed   []*session           // have messages to be written at the end of this turn
+	hubs     map[string]*hub      // by user
+	idleHubs []*hub               // may not be needed any more
+	tracking map[*multiplex.Context]*trackingTable
+
+	// What the transaction that is being sent as a block reads, if its client tracks it.
+	blockReads   []string
+	blockUnknown bool
+	reader       resp.Reader // of commands that come in one piece
+	scanner      resp.Reader // looks ahead
+	refusals     int
+	lingering    int
+	stopping     bool
+	stopped      func() // called once the last session has gone
 }
 
 // counters count events of all workers. All are atomic.
@@ -53,6 +58,7 @@ func newWorker(s *Server) (*worker, error) {
 	w := &worker{
 		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
 		done: make(chan struct{}), hubs: map[string]*hub{},
+		tracking: map[*multiplex.Context]*trackingTable{},
 	}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
 	w.reader.MaxBulk = s.cfg.ProtoMaxBulkLen
@@ -64,6 +70,7 @@ func newWorker(s *Server) (*worker, error) {
 	w.loop = loop
 	w.pool = multiplex.NewPool(multiplex.Config{
 		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
+		Pushed: w.trackingPushed, Untracked: w.untracked,
 	})
 	return w, nil
 }

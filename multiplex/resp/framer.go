@@ -17,6 +17,7 @@ type Framer struct {
 	kind  byte // type byte of the element that is being read
 	neg   bool
 	cr    bool // the byte before was a '\r'
+	inner bool // there was a push inside the reply
 	top   byte
 }
 
@@ -48,7 +49,7 @@ func (e *FrameError) Error() string {
 // whether the reply is complete.
 func (f *Framer) Next(b []byte) (n int, done bool, err error) {
 	if f.need == 0 && len(b) > 0 {
-		f.need, f.top = 1, '|'
+		f.need, f.top, f.inner = 1, '|', false
 	}
 	for i := 0; i < len(b); {
 		switch f.state {
@@ -174,7 +175,7 @@ func (f *Framer) counted() {
 	case '>':
 		f.need += n
 		if f.need-n > 1 || f.top != '>' { // a push inside a reply is no element of it
-			f.state = atType
+			f.state, f.inner = atType, true
 			return
 		}
 		f.element()
@@ -193,6 +194,9 @@ func (f *Framer) element() {
 // Top returns the type byte of the reply that Next has begun or completed last, attributes left aside: '-' for an
 // error, '>' for a push, which is nobody's reply.
 func (f *Framer) Top() byte { return f.top }
+
+// HasPush reports whether there was a push inside the reply that Next has begun or completed last.
+func (f *Framer) HasPush() bool { return f.inner }
 
 // Between reports whether the stream stands between two replies.
 func (f *Framer) Between() bool { return f.need == 0 }
