@@ -156,6 +156,10 @@ var commandList = map[treatment]string{
 // Their commands share the lane, with a barrier, but for those that commandList has and the debugging ones.
 var modulePrefixes = []string{"BF.", "CF.", "CMS.", "TOPK.", "TDIGEST.", "JSON.", "TS.", "FT."}
 
+// mayReplicate are the commands that write nothing themselves and may still send something to replicas. Since 7.0
+// Redis does not say which they are.
+const mayReplicate = `EVAL EVALSHA FCALL PFCOUNT PUBLISH SPUBLISH`
+
 // vectorCommands are the vector set's, which have no prefix with a dot.
 const vectorCommands = `VADD VCARD VDIM VEMB VGETATTR VINFO VISMEMBER VLINKS VRANDMEMBER VRANGE VREM VSETATTR VSIM`
 

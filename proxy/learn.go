@@ -33,8 +33,8 @@ type learner struct {
 }
 
 const (
-	// learnInterval is how often the upstream is asked at most.
-	learnInterval = time.Second
+	// learnInterval is how often the upstream is asked at most: each time that the loops look, which is once a second.
+	learnInterval = 900 * time.Millisecond
 	// learnPatience is how long an answer is waited for: a connection that goes may take it along.
 	learnPatience = 30 * time.Second
 )
@@ -105,8 +105,8 @@ func (l *learner) answered(change int, user string, commands, info []byte) {
 	l.install(learned)
 	if missing := missingEssentials(info); len(missing) > 0 && !l.told {
 		l.told = true
-		l.log.Info("upstream lacks commands that clients' sessions are made of; if they have been renamed, clients "+
-			"have to use the usual names all the same", "commands", strings.Join(missing, " "))
+		l.log.Info("upstream lacks commands that sessions are made of; where they have been renamed, a client that uses "+
+			"the new names keeps an upstream connection", "commands", strings.Join(missing, " "))
 	}
 }
 
@@ -181,7 +181,7 @@ func (t *table) merge(all []facts) *table {
 // learn takes over what the upstream says of a row.
 func (r *row) learn(f facts) {
 	r.full, r.arity, r.keys = strings.ToLower(f.name), f.arity, f.keys
-	r.writes = f.has("write") || f.has("may_replicate")
+	r.writes = f.has("write") || f.has("may_replicate") || replicates(r.name)
 	if !r.shared() {
 		return
 	}

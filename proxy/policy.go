@@ -36,8 +36,9 @@ func (t *table) restrict(allow, deny []string) error {
 		return err
 	}
 	for name := range strings.FieldsSeq(dangerousCommands) {
+		r := t.at(name) // now: the rows that stand for all others come last
 		if !allowed[name] {
-			t.at(name).refuse(name, "list it in allow-dangerous, or send it to Redis itself")
+			r.refuse(name, "list it in allow-dangerous, or send it to Redis itself")
 		}
 	}
 	for _, name := range deny {
@@ -89,11 +90,11 @@ func (t *table) deny(word string) error {
 		}
 	}
 	if slices.Contains(strings.Fields(undeniable), command) {
-		return wrong("a connection, or a transaction on it, could not begin or end without it")
+		return wrong("a connection or a transaction could not begin or end without it; want another name")
 	}
 	c, known := t.commands[command]
 	if isSub && (strings.Contains(sub, "|") || known && c.subs == nil) {
-		return wrong("it has no subcommands of that name")
+		return wrong("it has no subcommands; want a name as in ACL rules")
 	}
 	t.at(name).refuse(name, "it is listed in deny-commands")
 	return nil

@@ -1,6 +1,9 @@
 package proxy
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // row is what the table says of a command or subcommand. It does not change once it is in a table.
 type row struct {
@@ -62,13 +65,16 @@ func newTable() *table {
 		t.at(name).how = share
 	}
 	for _, c := range t.commands {
-		c.writes = c.how != read
+		c.writes = c.how != read || replicates(c.name)
 		for _, sub := range c.subs {
 			sub.writes = sub.how != read
 		}
 	}
 	return t
 }
+
+// replicates reports whether a command may send something to replicas though it does not write.
+func replicates(name string) bool { return slices.Contains(strings.Fields(mayReplicate), name) }
 
 // at returns the row of a name in upper case, which it adds if there is none: with the treatment that the name had
 // without it.
