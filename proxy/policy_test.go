@@ -158,6 +158,34 @@ func TestAClientWhoseMultiOrWatchIsRefusedIsClosed(t *testing.T) {
 	}
 }
 
+func TestASubscriberIsRefusedWhatOthersAre(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.DenyCommands = []string{"publish", "keys", "ping", "psubscribe"} })
+	for _, protocol := range []string{"2", "3"} {
+		proxytest.Converse(t, p.Addr(), nil, `
+			a> HELLO `+protocol+`
+			a~ proto
+			a> SUBSCRIBE ch
+			a~ subscribe
+			a> PUBLISH ch x
+			a< -ERR PUBLISH`+denied+`
+			a> KEYS *
+			a< -ERR KEYS`+denied+`
+			a> PING
+			a< -ERR PING`+denied+`
+			a> PSUBSCRIBE c*
+			a< -ERR PSUBSCRIBE`+denied+`
+			a> SHUTDOWN
+			a< -ERR SHUTDOWN`+dangerous+`
+			a> UNSUBSCRIBE
+			a~ unsubscribe
+			a> ECHO x
+			a< $1\r\nx
+			a: close
+		`)
+	}
+	allGone(t, p)
+}
+
 // Where a connection carries what the client sends as it comes, nobody knows what is in flight. What is refused is
 // refused there too.
 func TestWhatIsRefusedIsRefusedOnAConnectionThatNobodyFollows(t *testing.T) {

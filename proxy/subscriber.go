@@ -250,6 +250,9 @@ func (s *session) outOfTheWay(c command) bool {
 
 // onSubscriber treats such a command.
 func (s *session) onSubscriber(c command) bool {
+	if c.row.how == refuse {
+		return s.refuse(c)
+	}
 	if s.protocol() == 2 {
 		return s.onRestricted(c)
 	}
@@ -288,8 +291,6 @@ func (s *session) onRestricted(c command) bool {
 		return false
 	}
 	switch c.row.how {
-	case refuse:
-		return s.refuse(c)
 	case kill:
 		s.close()
 		return true

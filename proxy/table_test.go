@@ -69,6 +69,24 @@ func TestTheUpstreamTellsNamesAritiesAndWhetherACommandWrites(t *testing.T) {
 	}
 }
 
+func TestTheUpstreamTellsWhereTheKeysAreOrThatItIsNotSimple(t *testing.T) {
+	for _, tc := range []struct {
+		version, name string
+		keys          keySpec
+	}{
+		{"7.0", "get", keySpec{true, 1, 1, 1}},
+		{"7.0", "pfcount", keySpec{true, 1, -1, 1}},
+		{"7.0", "publish", keySpec{true, 0, 0, 0}},
+		{"7.0", "eval", keySpec{false, 0, 0, 0}},
+		{"7.0", "strlen", keySpec{}}, // it does not say
+		{"6.2", "xgroup|create", keySpec{true, 2, 2, 1}},
+	} {
+		if got := find(learned(t, tc.version), tc.name).keys; got != tc.keys {
+			t.Errorf("%s, %s: %+v, want %+v", tc.version, tc.name, got, tc.keys)
+		}
+	}
+}
+
 func TestWhatIsCompiledInDecidesHowACommandIsTreated(t *testing.T) {
 	base := newTable()
 	for _, version := range []string{"6.2", "7.0"} {

@@ -20,7 +20,7 @@ type settings struct {
 
 	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
-	ProtectedMode           value[yesNo]        `name:"protected-mode" default:"${protected_mode}" placeholder:"YES" group:"clients" help:"Refuse other hosts while the URL holds credentials."`
+	ProtectedMode           value[yesNo]        `name:"protected-mode" default:"${protected_mode}" placeholder:"YES|NO" group:"clients" help:"Refuse other hosts while the URL holds credentials."`
 	AllowDangerous          value[names]        `name:"allow-dangerous" default:"none" placeholder:"NAME" group:"clients" help:"Let debug, module|load or the like through; or all. Repeatable."`
 	DenyCommands            value[names]        `name:"deny-commands" default:"none" placeholder:"NAME" group:"clients" help:"Refuse keys, config|set or the like. Repeatable."`
 	ProtoMaxBulkLen         value[size]         `name:"proto-max-bulk-len" default:"${proto_max_bulk_len}" placeholder:"SIZE" group:"clients" help:"Largest argument of a command. At most what the upstream takes."`
