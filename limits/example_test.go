@@ -55,8 +55,9 @@ func ExampleGate() {
 func ExampleGate_Tell() {
 	g := limits.NewGate(0, 10*time.Second)
 	now := time.Date(2026, time.January, 1, 12, 0, 0, 0, time.UTC)
+	full := limits.Refusal{Source: "192.0.2.7", Reason: "full"}
 	for range 1000 {
-		if g.Tell("192.0.2.7", now) {
+		if g.Tell(full, now) {
 			fmt.Println("refused: 192.0.2.7")
 		}
 	}

@@ -16,10 +16,19 @@ type Gate struct {
 	open    int
 	total   uint64
 	refused uint64
-	told    map[string]*refusals
+	told    map[Refusal]*refusals
 }
 
-// refusals is what the log has been told of one source.
+// Reason is why clients are refused.
+type Reason string
+
+// Refusal is what refusals have in common that are logged once an interval.
+type Refusal struct {
+	Source string
+	Reason Reason
+}
+
+// refusals is what the log has been told of one source, for one reason.
 type refusals struct {
 	since      time.Time // when it was told last
 	suppressed int
@@ -33,7 +42,7 @@ const OtherSources = "other sources"
 
 // NewGate returns a gate for at most maxclients clients. Each source's refusals are reported once an interval.
 func NewGate(maxclients int, interval time.Duration) *Gate {
-	return &Gate{max: maxclients, interval: interval, told: map[string]*refusals{}}
+	return &Gate{max: maxclients, interval: interval, told: map[Refusal]*refusals{}}
 }
 
 // Admit lets a client in, or reports false. For each client that it lets in, Leave is called once.
@@ -47,6 +56,16 @@ func (g *Gate) Admit() bool {
 	g.open++
 	g.total++
 	return true
+}
+
+// Expel turns a client away that was let in, for another reason than the number of clients: it counts as refused. It
+// takes the place of Leave.
+func (g *Gate) Expel() {
+	g.Leave()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.total--
+	g.refused++
 }
 
 // Leave says that a client that was let in has gone.
@@ -74,14 +93,14 @@ func (g *Gate) Stats() GateStats {
 	return GateStats{Max: g.max, Open: g.open, Total: g.total, Refused: g.refused}
 }
 
-// Tell counts a refusal of a source, and reports whether it is to be logged now: it is the source's first in this
-// interval.
-func (g *Gate) Tell(source string, now time.Time) bool {
+// Tell counts a refusal, and reports whether it is to be logged now: it is the source's first in this interval, for
+// this reason.
+func (g *Gate) Tell(source Refusal, now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.told[source]
 	if r == nil && len(g.told) >= maxTold {
-		source = OtherSources
+		source.Source = OtherSources
 		r = g.told[source]
 	}
 	if r == nil {
@@ -92,10 +111,10 @@ func (g *Gate) Tell(source string, now time.Time) bool {
 	return false
 }
 
-// Suppressed is how many refusals of a source were not logged one by one.
+// Suppressed is how many refusals were not logged one by one.
 type Suppressed struct {
-	Source string
-	Count  int
+	Refusal
+	Count int
 }
 
 // Expire ends the intervals that are over. It returns the sources that have refusals the log was not told of.

@@ -85,11 +85,19 @@ func expire(g *limits.Gate, now time.Time) []limits.Suppressed {
 	return s
 }
 
+// from is a refusal of a source, for the one reason of these tests.
+func from(source string) limits.Refusal { return limits.Refusal{Source: source, Reason: "full"} }
+
+// suppressed is what Expire reports of a source.
+func suppressed(source string, count int) limits.Suppressed {
+	return limits.Suppressed{Refusal: from(source), Count: count}
+}
+
 func TestTheFirstRefusalOfASourceIsToldAndTheOthersAreCounted(t *testing.T) {
 	g := limits.NewGate(0, 10*time.Second)
 	tell := func(second int, source string, want bool) {
 		t.Helper()
-		if got := g.Tell(source, after(second)); got != want {
+		if got := g.Tell(from(source), after(second)); got != want {
 			t.Errorf("at %d s, %s is told: %t", second, source, got)
 		}
 	}
@@ -104,14 +112,40 @@ func TestTheFirstRefusalOfASourceIsToldAndTheOthersAreCounted(t *testing.T) {
 	tell(2, "b", true)
 	tell(3, "a", false)
 	reported(9) // no interval is over
-	reported(10, limits.Suppressed{Source: "a", Count: 2})
+	reported(10, suppressed("a", 2))
 	tell(11, "a", false) // what Expire reported began its next interval
 	reported(12)         // b had no more, and is forgotten
 	tell(13, "b", true)
-	reported(20, limits.Suppressed{Source: "a", Count: 1})
+	reported(20, suppressed("a", 1))
 	reported(30)
 	tell(31, "a", true)
 	tell(31, "b", true)
+}
+
+func TestEachReasonOfASourceIsTold(t *testing.T) {
+	g := limits.NewGate(0, 10*time.Second)
+	other := limits.Refusal{Source: "a", Reason: "protected"}
+	for i, want := range []bool{true, false} {
+		if first, second := g.Tell(from("a"), noon), g.Tell(other, noon); first != want || second != want {
+			t.Errorf("refusal %d: told %t and %t, want %t", i+1, first, second, want)
+		}
+	}
+	if got := g.Expire(after(10)); len(got) != 2 {
+		t.Errorf("Expire reports %v, want one of each reason", got)
+	}
+}
+
+func TestAClientThatIsExpelledCountsAsRefused(t *testing.T) {
+	g := limits.NewGate(1, time.Second)
+	for range 3 {
+		if !g.Admit() {
+			t.Fatal("an expelled client still takes up room")
+		}
+		g.Expel()
+	}
+	if got, want := g.Stats(), (limits.GateStats{Max: 1, Refused: 3}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
 }
 
 func TestSourcesBeyondThoseKeptShareOneEntry(t *testing.T) {
@@ -120,23 +154,23 @@ func TestSourcesBeyondThoseKeptShareOneEntry(t *testing.T) {
 	for round := range 2 { // the second finds room again: nothing has stayed
 		start := after(10 * round)
 		for i := range kept {
-			if !g.Tell(fmt.Sprint("source ", i), start) {
+			if !g.Tell(from(fmt.Sprint("source ", i)), start) {
 				t.Fatalf("source %d is not told", i)
 			}
 		}
 		told := 0
 		for i := range beyond {
-			if g.Tell(fmt.Sprint("one more ", i), start) {
+			if g.Tell(from(fmt.Sprint("one more ", i)), start) {
 				told++
 			}
 		}
 		if told != 1 {
 			t.Errorf("of the sources beyond %d, %d are told, want 1", kept, told)
 		}
-		if g.Tell("source 0", start) {
+		if g.Tell(from("source 0"), start) {
 			t.Error("a source that is kept is told twice")
 		}
-		want := []limits.Suppressed{{Source: limits.OtherSources, Count: beyond - 1}, {Source: "source 0", Count: 1}}
+		want := []limits.Suppressed{suppressed(limits.OtherSources, beyond-1), suppressed("source 0", 1)}
 		if got := expire(g, start.Add(time.Second)); !reflect.DeepEqual(got, want) {
 			t.Errorf("%v, want %v", got, want)
 		}
@@ -162,7 +196,7 @@ func TestNoRefusalIsToldTwiceOrLost(t *testing.T) {
 		now = now.Add(time.Duration(rnd.IntN(50)) * time.Millisecond)
 		source := string(rune('a' + rnd.IntN(1+rnd.IntN(26))))
 		refusals[source]++
-		if g.Tell(source, now) {
+		if g.Tell(from(source), now) {
 			told[source]++
 			lines[source]++
 		}

@@ -147,6 +147,7 @@ func (c *Context) serve(k *Link) {
 	for w := range waiters {
 		w.LaneReady()
 	}
+	c.pool.opened()
 	c.pool.pressed = true
 }
 

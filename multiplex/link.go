@@ -113,6 +113,9 @@ type Link struct {
 	raw    func(b []byte)
 }
 
+// User returns the ACL user whose connection it is; empty: the proxy's own.
+func (k *Link) User() string { return k.ctx.User }
+
 // Name returns the name that the upstream knows the connection by.
 func (k *Link) Name() string { return k.name }
 

@@ -25,6 +25,12 @@ type Config struct {
 	// Untracked says that such a lane has gone: of what was read on it before, nobody will be told any more.
 	Untracked func(c *Context)
 	Log       *slog.Logger
+
+	// Opened, if it is not nil, is called on the loop when there is a new lane.
+	Opened func()
+	// Broken, if it is not nil, is called on the loop when a connection broke, or could not be opened: the upstream may
+	// have been replaced by the time that there is another.
+	Broken func()
 }
 
 // Pool is a loop's share of the upstream: its lanes, the pins that it has lent, and the idle ones that it keeps. It
@@ -38,6 +44,7 @@ type Pool struct {
 	pushed          func(*Context, []byte)
 	untracked       func(*Context)
 	log             *slog.Logger
+	opened, broken  func()
 
 	// Owned by the loop.
 	contexts map[Key]*Context
@@ -68,10 +75,17 @@ type credential struct {
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
+		opened: cfg.Opened, broken: cfg.Broken,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
 		pinQueue: map[*limits.Request]*PinRequest{},
 	}
 	p.creds[""] = p.up.credential()
+	if p.opened == nil {
+		p.opened = func() {}
+	}
+	if p.broken == nil {
+		p.broken = func() {}
+	}
 	return p
 }
 
@@ -161,6 +175,7 @@ func (p *Pool) note(err error) {
 	if !p.backoff.down {
 		p.log.Warn("upstream is not available", "upstream", p.up.addr, "error", err)
 	}
+	p.broken()
 	p.backoff.failed(p.loop.Now(), err)
 }
 
@@ -200,8 +215,20 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, e
 // lost counts and logs a connection that broke.
 func (p *Pool) lost(k *Link, err error) {
 	p.lostLinks.Add(1)
+	p.broken()
 	p.log.Warn("upstream connection lost", "kind", k.kind.String(), "user", k.ctx.User, "db", k.ctx.DB,
 		"in_flight", k.queue.len(), "error", err)
+}
+
+// Lane returns a lane that takes requests and is authenticated as a user for whom ok is true, or nil. It is for
+// questions that any connection can answer.
+func (p *Pool) Lane(ok func(user string) bool) *Link {
+	for k := range p.links {
+		if k.kind == limits.Lane && k.state == serving && !k.unauth && ok(k.ctx.User) {
+			return k
+		}
+	}
+	return nil
 }
 
 // relieve makes room when somebody waits for a connection: first an idle pin goes, then an idle lane, then the

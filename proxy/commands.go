@@ -1,7 +1,5 @@
 package proxy
 
-import "strings"
-
 // treatment is the verdict on a command: what the proxy does with it. The rule behind the table: known to leave no
 // state on the connection, share; known to leave some, keep it here or pin; unknown, pin.
 type treatment uint8
@@ -33,11 +31,16 @@ const (
 	once
 	// stick commands leave state that the proxy does not follow: a pin for the client's life.
 	stick
-	// relay commands turn the connection into something else: a pin for life, and every byte is passed on as it is.
+	// relay commands turn the connection into something else: a pin for life, and whatever comes is passed on.
 	relay
 	// kill words make Redis drop the connection at once; the proxy drops the client's (Redis's defence against
 	// cross-protocol scripting, server.c: securityWarningCommand).
 	kill
+
+	// reload commands are own commands after which the upstream may know other commands than before.
+	reload
+	// refuse commands are not sent: the operator does not want them. No command has this treatment by itself.
+	refuse
 
 	// The rest have functions of their own.
 	multi
@@ -64,16 +67,8 @@ const (
 	tracking
 )
 
-// row is what the table says of a command or subcommand.
-type row struct {
-	name string
-	how  treatment
-	keys keySpec
-	subs map[string]*row // of a command that has subcommands
-}
-
-// plain reports whether the command leaves nothing behind on the connection and answers at once.
-func (r *row) plain() bool { return r.how == read || r.how == share }
+// Nothing but data follows: what the commands are. How the table is made of it stands in table.go, what the upstream
+// adds in learn.go, what the operator forbids in policy.go.
 
 // commandList is the table's source: the commands of each treatment, for Redis up to 8.10 and Valkey up to 9.1. A
 // subcommand is written with a bar; "*" stands for those that are not named, which are unknown otherwise.
@@ -125,8 +120,9 @@ var commandList = map[treatment]string{
 		BGREWRITEAOF BGSAVE CONFIG|RESETSTAT CONFIG|REWRITE CONFIG|SET
 		CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|PAUSE CLIENT|TRACKINGINFO
 		CLUSTER|* FAILOVER FUNCTION|DELETE FUNCTION|FLUSH LATENCY|RESET MIGRATE
-		MODULE|LOAD MODULE|LOADEX MODULE|UNLOAD PFDEBUG PFSELFTEST REPLICAOF RESTORE-ASKING SAVE SCRIPT|FLUSH
-		SLAVEOF SWAPDB TRIMSLOTS HOTKEYS HOTKEYS|* BACKUP BACKUP|*`,
+		PFDEBUG PFSELFTEST REPLICAOF RESTORE-ASKING SAVE SCRIPT|FLUSH SLAVEOF SWAPDB TRIMSLOTS HOTKEYS HOTKEYS|*
+		BACKUP BACKUP|*`,
+	reload:        `MODULE|LOAD MODULE|LOADEX MODULE|UNLOAD`,
 	control:       `SCRIPT|KILL FUNCTION|KILL FUNCTION|STATS CLIENT|UNBLOCK CLIENT|UNPAUSE`,
 	once:          `DEBUG SHUTDOWN FUNCTION|LIST FUNCTION|LOAD FUNCTION|RESTORE`,
 	stick:         `ASKING CLIENT|CACHING CLIENT|CAPA CLIENT|IMPORT-SOURCE HIMPORT HIMPORT|*`,
@@ -160,77 +156,15 @@ var commandList = map[treatment]string{
 // Their commands share the lane, with a barrier, but for those that commandList has and the debugging ones.
 var modulePrefixes = []string{"BF.", "CF.", "CMS.", "TOPK.", "TDIGEST.", "JSON.", "TS.", "FT."}
 
+// mayReplicate are the commands that write nothing themselves and may still send something to replicas. Since 7.0
+// Redis does not say which they are.
+const mayReplicate = `EVAL EVALSHA FCALL PFCOUNT PUBLISH SPUBLISH`
+
 // vectorCommands are the vector set's, which have no prefix with a dot.
 const vectorCommands = `VADD VCARD VDIM VEMB VGETATTR VINFO VISMEMBER VLINKS VRANDMEMBER VRANGE VREM VSETATTR VSIM`
 
 // maxName is the longest name in the table; a longer one is of no command that it knows.
 const maxName = 32
-
-// commands is the table: by name in upper case.
-var commands = buildCommands()
-
-var (
-	unknownRow = &row{name: "?", how: unknown}
-	moduleRow  = &row{name: "module", how: script} // a module can answer more than once, too
-)
-
-func buildCommands() map[string]*row {
-	table := map[string]*row{}
-	command := func(name string) *row {
-		if table[name] == nil {
-			table[name] = &row{name: name}
-		}
-		return table[name]
-	}
-	for how, list := range commandList {
-		for _, name := range strings.Fields(list) {
-			name, sub, isSub := strings.Cut(name, "|")
-			c := command(name)
-			if !isSub {
-				c.how = how
-				continue
-			}
-			if c.subs == nil {
-				c.subs = map[string]*row{}
-			}
-			c.subs[sub] = &row{name: name + "|" + sub, how: how}
-		}
-	}
-	for _, name := range strings.Fields(vectorCommands) {
-		command(name).how = share
-	}
-	return table
-}
-
-// lookup finds the row of a command; sub is its first argument, or nil.
-func lookup(name, sub []byte) *row {
-	var buf [maxName]byte
-	c := commands[string(upper(buf[:0], name))]
-	if c == nil {
-		return lookupModule(name)
-	}
-	if c.subs == nil || sub == nil {
-		return c
-	}
-	if s := c.subs[string(upper(buf[:0], sub))]; s != nil {
-		return s
-	}
-	if s := c.subs["*"]; s != nil {
-		return s
-	}
-	return unknownRow
-}
-
-func lookupModule(name []byte) *row {
-	var buf [maxName]byte
-	u := string(upper(buf[:0], name))
-	for _, prefix := range modulePrefixes {
-		if strings.HasPrefix(u, prefix) && !strings.HasSuffix(u, ".DEBUG") {
-			return moduleRow
-		}
-	}
-	return unknownRow
-}
 
 // upper appends name in upper case to buf, or nothing if it is longer than maxName.
 func upper(buf, name []byte) []byte {

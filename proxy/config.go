@@ -22,6 +22,17 @@ type Config struct {
 
 	// MaxClients is how many clients may be connected at once. Default 10000, as in Redis.
 	MaxClients int
+	// AllowDangerous lists commands that are refused otherwise, because they end or rebuild the upstream or freeze it
+	// for everybody: names as in ACL rules ("debug", "module|load"), a command for all its subcommands, or "all". None
+	// by default.
+	AllowDangerous []string
+	// DenyCommands lists commands that are refused: names as in ACL rules, a command for all its subcommands. None by
+	// default.
+	DenyCommands []string
+	// ProtectedMode is "yes" or "no": whether, while Upstream holds credentials, clients of other hosts are refused.
+	// Whoever can connect acts with these credentials. Default yes, as in Redis.
+	ProtectedMode string
+
 	// PoolSize bounds the upstream connections, all kinds together. Default 16.
 	PoolSize int
 	// Loops is the number of event loops. Default: see DefaultLoops.
@@ -90,6 +101,7 @@ var DefaultClientOutputBufferLimit = OutputLimits{
 const (
 	DefaultListen                 = "127.0.0.1:6380"
 	DefaultMaxClients             = 10000
+	DefaultProtectedMode          = "yes"
 	DefaultPoolSize               = 16
 	DefaultTCPKeepAlive           = 300 * time.Second
 	DefaultTCPBacklog             = 511
@@ -118,6 +130,7 @@ func (c Config) withDefaults() Config {
 		c.Listen = []string{DefaultListen}
 	}
 	def(&c.MaxClients, DefaultMaxClients)
+	def(&c.ProtectedMode, DefaultProtectedMode)
 	def(&c.PoolSize, DefaultPoolSize)
 	def(&c.Loops, DefaultLoops())
 	def(&c.TCPKeepAlive, DefaultTCPKeepAlive)
@@ -181,7 +194,12 @@ func (c Config) Validate() error {
 			return &ConfigError{d.setting, d.value.String(), "want a duration from 0s to 24h"}
 		}
 	}
-	return nil
+	switch c.ProtectedMode {
+	case "", "yes", "no":
+	default:
+		return &ConfigError{"protected-mode", c.ProtectedMode, "want yes or no"}
+	}
+	return newTable().restrict(c.AllowDangerous, c.DenyCommands)
 }
 
 // validListen reports whether addr has one of the forms of Config.Listen. It opens nothing.

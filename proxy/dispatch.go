@@ -22,7 +22,7 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 	if r.Len() > 1 {
 		sub = r.Arg(1)
 	}
-	c := command{r, lookup(r.Arg(0), sub), !borrowed && len(raw) >= largeValue && &raw[0] == &s.in[0]}
+	c := command{r, s.w.table.lookup(r.Arg(0), sub), !borrowed && len(raw) >= largeValue && &raw[0] == &s.in[0]}
 	switch {
 	case s.block > 0:
 		s.transact(c)
@@ -68,6 +68,8 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 // dispatchState treats the commands that change what the connection is.
 func (s *session) dispatchState(c command) bool {
 	switch c.row.how {
+	case refuse:
+		return s.refuse(c)
 	case kill:
 		s.close()
 		return true
@@ -319,7 +321,7 @@ func (s *session) wholeTransaction(c command, rest []byte) (n int, scripts bool)
 		if r.Len() > 1 {
 			sub = r.Arg(1)
 		}
-		switch lookup(r.Arg(0), sub).how {
+		switch s.w.table.lookup(r.Arg(0), sub).how {
 		case read, share:
 			// A command that may block is none of these: if the upstream refused the MULTI, it would block the lane.
 		case script:

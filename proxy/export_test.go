@@ -1,4 +1,73 @@
 package proxy
 
+import "strings"
+
 // UseStreams has a server handle every connection as it does on systems without epoll, and over TLS.
 func UseStreams(c *Config) { c.streams = true }
+
+// TableNames returns the names of all rows of the compiled-in table, but for those that stand for several commands.
+func TableNames() []string {
+	var names []string
+	for _, c := range newTable().commands {
+		names = append(names, c.name)
+		for _, sub := range c.subs {
+			if sub.full != "" {
+				names = append(names, sub.name)
+			}
+		}
+	}
+	for name := range strings.FieldsSeq(dangerousCommands) {
+		if !strings.HasSuffix(name, "|*") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Known is what a running server knows of a command.
+type Known struct {
+	Full   string
+	Arity  int
+	Writes bool
+	Pinned bool // it does not share a lane
+}
+
+// Knows returns what each loop of a running server knows of a command, whose name is in the spelling of ACL rules.
+func Knows(s *Server, name string) []Known {
+	command, sub, _ := strings.Cut(name, "|")
+	var all []Known
+	for _, w := range s.workers {
+		got := make(chan Known)
+		w.loop.Post(func() {
+			r := w.table.lookup([]byte(command), []byte(sub))
+			got <- Known{r.full, r.arity, r.writes, !r.shared()}
+		})
+		all = append(all, <-got)
+	}
+	return all
+}
+
+// TreatmentsChangedBy returns the commands that the proxy treats otherwise than is compiled in, because of a reply to
+// COMMAND, and how many the reply lists.
+func TreatmentsChangedBy(reply []byte) (changed []string, listed int, err error) {
+	all, err := parseFacts(reply)
+	base := newTable()
+	compare := func(was, is *row) {
+		if was.how != is.how {
+			changed = append(changed, is.name)
+		}
+	}
+	for name, c := range base.merge(all).commands {
+		was := base.lookup([]byte(name), nil)
+		compare(was, c)
+		for sub, s := range c.subs {
+			if was.subs != nil {
+				compare(base.lookup([]byte(name), []byte(sub)), s)
+			}
+		}
+	}
+	return changed, len(all), err
+}
+
+// IsLocal is what protected mode asks of a client's address.
+var IsLocal = isLocal

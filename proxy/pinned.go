@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
 // pin is the upstream connection that a session has for itself, and the state of the client that lives on it. The
@@ -56,6 +57,8 @@ func (s *session) dropPin() {
 func (s *session) onPin(c command) bool {
 	p := s.pin
 	switch c.row.how {
+	case refuse:
+		return s.refuse(c)
 	case kill:
 		s.close()
 		return true
@@ -116,6 +119,8 @@ func (s *session) onPin(c command) bool {
 		s.trackOnPin(c)
 	case own, control, exec, discard:
 		s.submit(p.link, c, nil)
+	case reload:
+		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = p.sticky || head[0] != '-' }})
@@ -145,8 +150,8 @@ func harmless(head []byte) bool {
 	return false
 }
 
-// startRelay passes every byte on from now on, both ways, until one side hangs up: nobody can follow the state of
-// such a connection.
+// startRelay has the pin carry whatever comes from now on, until one side hangs up: nobody can follow the state of
+// such a connection, or tell where a reply of its ends.
 func (s *session) startRelay(c command) bool {
 	if s.isSubscribed() {
 		s.condemn([]byte("-ERR a client that is subscribed cannot do this through redbouncer: use another connection\r\n"))
@@ -162,14 +167,63 @@ func (s *session) startRelay(c command) bool {
 	return true
 }
 
+// relay passes commands on, as they come. What the operator forbids is forbidden here too; but as nobody knows what
+// is in flight, the refusal has to come from the upstream: it is sent as the name of a command, which the upstream
+// quotes when it says that it does not know it.
 func (s *session) relay(b []byte) {
-	if len(b) == 0 || s.pin == nil {
+	if s.pin == nil {
 		return
 	}
-	s.pin.link.Send(b)
-	if int64(s.pin.link.Backlog()) > s.w.cfg.ClientQueryBufferLimit {
+	if s.partial == nil {
+		s.partial = &resp.Reader{MaxBulk: s.w.cfg.ProtoMaxBulkLen}
+	}
+	kept := len(s.in) > 0
+	if kept {
+		s.in = append(s.in, b...)
+		b = s.in
+	}
+	for len(b) > 0 {
+		n, err := s.partial.Next(b)
+		if err != nil {
+			s.write([]byte("-ERR " + err.Error() + "\r\n"))
+			s.leave()
+			return
+		}
+		if n == 0 {
+			break
+		}
+		b, kept = b[n:], false
+		if !s.relayOne(s.partial) {
+			return
+		}
+	}
+	if !kept {
+		s.in = append([]byte(nil), b...)
+	}
+	if int64(s.pin.link.Backlog()+len(s.in)) > s.w.cfg.ClientQueryBufferLimit {
 		s.close()
 	}
+}
+
+// relayOne passes one command on. It reports false if the client has been closed for it.
+func (s *session) relayOne(r *resp.Reader) bool {
+	if r.Len() == 0 {
+		return true
+	}
+	var sub []byte
+	if r.Len() > 1 {
+		sub = r.Arg(1)
+	}
+	switch row := s.w.table.lookup(r.Arg(0), sub); row.how {
+	case kill:
+		s.close()
+		return false
+	case refuse:
+		s.pin.link.Send(resp.AppendCommand(nil, row.reason()))
+	default:
+		s.pin.link.Send(r.Bytes())
+	}
+	return true
 }
 
 // quit answers and closes, once everything before it has been answered. What was sent behind it is not run.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
@@ -20,18 +21,27 @@ const (
 	maxLingering = 512
 )
 
-// refuse tells a client that there are too many, in a way that its library will show: the text is the reply to the
+// Why clients are refused, as the log has it.
+const (
+	refusedFull      limits.Reason = "max number of clients reached"
+	refusedProtected limits.Reason = "protected mode"
+)
+
+// refusalTexts are what clients are told. A line each: what follows a line would be another reply.
+var refusalTexts = map[limits.Reason][]byte{refusedFull: replyFull, refusedProtected: replyProtected}
+
+// refuse tells a client that it is not let in, and why, in a way that its library will show: the text is the reply to the
 // client's first command, or comes after a short grace, and the connection is not closed under what the client
 // still sends. (Redis writes at accept and closes; a client that writes before it reads gets a reset.)
-func (w *worker) refuse(in eventloop.Incoming) {
-	r := &refusal{w: w}
+func (w *worker) refuse(in eventloop.Incoming, text []byte) {
+	r := &refusal{w: w, text: text}
 	conn, err := w.loop.Attach(in, r)
 	if err != nil {
 		return
 	}
 	r.conn = conn
 	if w.refusals >= maxRefusals || w.stopping {
-		_, _ = conn.Write(replyFull) // fits the socket's buffer; and the client may be gone
+		_, _ = conn.Write(text) // fits the socket's buffer; and the client may be gone
 		conn.Close()
 		return
 	}
@@ -42,6 +52,7 @@ func (w *worker) refuse(in eventloop.Incoming) {
 // refusal is a client that was not let in and has not been told yet, or is being told.
 type refusal struct {
 	w      *worker
+	text   []byte
 	conn   *eventloop.Conn
 	timer  *eventloop.Timer
 	spoke  bool // has said HELLO, and is answered command by command
@@ -51,7 +62,7 @@ type refusal struct {
 
 // tell writes the text and says goodbye.
 func (r *refusal) tell() {
-	_, err := r.conn.Write(replyFull)
+	_, err := r.conn.Write(r.text)
 	r.leave(err)
 }
 
@@ -90,7 +101,7 @@ func (r *refusal) Data(b []byte) {
 				r.timer.Stop()
 				r.timer = r.w.loop.AfterFunc(refusalTalk, func() { r.leave(nil) })
 			}
-			if _, err := r.conn.Write(replyFull); err != nil {
+			if _, err := r.conn.Write(r.text); err != nil {
 				r.leave(err)
 				return
 			}

@@ -33,6 +33,8 @@ type Server struct {
 	gate      *limits.Gate
 	budget    *limits.Budget
 	auth      *multiplex.Authenticator
+	learner   *learner
+	protected bool // clients of other hosts are refused
 
 	// Atomic.
 	ids      atomic.Int64
@@ -57,7 +59,12 @@ func New(cfg Config) (*Server, error) {
 	if err := fitDescriptors(&cfg); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval)}
+	commands := newTable()
+	if err := commands.restrict(cfg.AllowDangerous, cfg.DenyCommands); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), protected: cfg.protects()}
+	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
 	s.auth = multiplex.NewAuthenticator(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
 	for range cfg.Loops {
@@ -76,6 +83,13 @@ func New(cfg Config) (*Server, error) {
 		s.listeners = append(s.listeners, ln)
 	}
 	return s, nil
+}
+
+// install hands a table to all loops.
+func (s *Server) install(t *table) {
+	for _, w := range s.workers {
+		w.loop.Post(func() { w.table = t })
+	}
 }
 
 // listen opens one listener.
@@ -181,6 +195,10 @@ func (s *Server) accept() error {
 func (s *Server) announce() {
 	for _, addr := range s.Addrs() {
 		s.cfg.Log.Info("listening", "listen", addr.String())
+		if s.protected && beyondLoopback(addr) {
+			s.cfg.Log.Warn("protected mode is in force, because the upstream URL holds credentials: clients of other hosts are "+
+				"refused; see protected-mode", "listen", addr.String())
+		}
 	}
 	s.cfg.Log.Info("redbouncer is ready", "version", s.cfg.Version, "upstream", s.cfg.Upstream.String(),
 		"maxclients", s.cfg.MaxClients, "pool-size", s.cfg.PoolSize, "loops", s.cfg.Loops)
@@ -191,9 +209,13 @@ func (s *Server) incoming(in eventloop.Incoming) {
 	in.KeepAlive(s.cfg.TCPKeepAlive)
 	w := s.workers[s.turn%len(s.workers)]
 	s.turn++
-	if !s.gate.Admit() {
-		s.logRefusal(in)
-		s.hand(w, func() { w.refuse(in) }, in)
+	switch {
+	case !s.gate.Admit():
+		s.refuse(in, w, refusedFull)
+		return
+	case s.protected && !isLocal(in.Remote()):
+		s.gate.Expel()
+		s.refuse(in, w, refusedProtected)
 		return
 	}
 	if !s.hand(w, func() { w.admit(in) }, in) {
@@ -214,12 +236,14 @@ func (s *Server) hand(w *worker, f func(), in eventloop.Incoming) bool {
 	return true
 }
 
-func (s *Server) logRefusal(in eventloop.Incoming) {
-	source := sourceOf(in.Remote())
+// refuse has a worker tell a client why it was not let in, and the log, once an interval.
+func (s *Server) refuse(in eventloop.Incoming, w *worker, why limits.Reason) {
+	source := limits.Refusal{Source: sourceOf(in.Remote()), Reason: why}
 	if s.gate.Tell(source, s.workers[0].loop.Now()) {
-		s.cfg.Log.Warn("client refused: max number of clients reached", "source", source, "client", in.Remote(),
+		s.cfg.Log.Warn("client refused: "+string(why), "source", source.Source, "client", in.Remote(),
 			"maxclients", s.cfg.MaxClients)
 	}
+	s.hand(w, func() { w.refuse(in, refusalTexts[why]) }, in)
 }
 
 // reportRefusals tells the log, at the end of an interval, how many refusals it was not told of.
@@ -231,7 +255,7 @@ func (s *Server) reportRefusals() {
 
 func (s *Server) tellSuppressed(now time.Time) {
 	for _, x := range s.gate.Expire(now) {
-		s.cfg.Log.Warn("more clients refused: max number of clients reached", "source", x.Source, "suppressed", x.Count,
+		s.cfg.Log.Warn("more clients refused: "+string(x.Reason), "source", x.Source, "suppressed", x.Count,
 			"interval", s.cfg.LogInterval.String(), "maxclients", s.cfg.MaxClients)
 	}
 }

@@ -62,7 +62,7 @@ type session struct {
 	state    sessionState
 	queued   bool // is in worker.ready
 	eof      bool // the client will send nothing more
-	relaying bool // every byte is passed on as it is, both ways
+	relaying bool // commands are passed on as they come, and replies too
 	in       []byte
 	inLent   bool // a link owns the memory under in
 	inPlace  bool // the next read lands in the spare capacity of in
@@ -188,8 +188,8 @@ func (s *session) advance(in []byte, borrowed bool) {
 		return
 	}
 	if s.relaying {
+		s.in, s.partial = nil, nil
 		s.relay(in)
-		s.in = nil
 		return
 	}
 	if s.state == flowing {

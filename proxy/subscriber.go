@@ -250,6 +250,9 @@ func (s *session) outOfTheWay(c command) bool {
 
 // onSubscriber treats such a command.
 func (s *session) onSubscriber(c command) bool {
+	if c.row.how == refuse {
+		return s.refuse(c)
+	}
 	if s.protocol() == 2 {
 		return s.onRestricted(c)
 	}
@@ -304,16 +307,8 @@ func (s *session) onRestricted(c command) bool {
 		return s.pingRestricted(c)
 	}
 	text := fmt.Appendf(nil, "-ERR Can't execute '%s': only %s are allowed in this context\r\n",
-		strings.ToLower(fullName(c)), s.allowedWords())
+		c.fullname(), s.allowedWords())
 	return s.ifAllowed(c, func() []byte { return text })
-}
-
-// fullName returns a command's name with its subcommand's, as Redis prints it.
-func fullName(c command) string {
-	if strings.Contains(c.row.name, "|") && c.Len() > 1 {
-		return string(c.Arg(0)) + "|" + string(c.Arg(1))
-	}
-	return string(c.Arg(0))
 }
 
 // allowedWords are the commands that a subscriber of RESP2 may use, in the upstream's words.

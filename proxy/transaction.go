@@ -55,6 +55,8 @@ func (s *session) queue(c command) (raw []byte, answer func([]byte) []byte, stic
 	case read, share, block, blockOption, waitAcks, flush, own, control, multi, watch, unwatch, exec, discard, reset:
 	case script, once:
 		s.pin.once = true
+	case reload:
+		answer = func(reply []byte) []byte { s.w.reloaded(reply); return reply }
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientMaint:
 		raw, answer = s.twin(c, s.pin.link)
 	case hello:

@@ -22,10 +22,13 @@ type worker struct {
 	gate     *limits.Gate
 	auth     *multiplex.Authenticator
 	counters *counters
+	learner  *learner
 	ids      *atomic.Int64
 	done     chan struct{} // closed when the loop has ended
 
 	// Owned by the loop.
+	table    *table
+	curious  bool    // there is a new lane, or a second has passed: it may be time to ask for the upstream's commands
 	sessions session // head of the ring
 	count    int
 	ready    []*session // to be woken in this turn
@@ -57,7 +60,7 @@ type counters struct {
 func newWorker(s *Server) (*worker, error) {
 	w := &worker{
 		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
-		done: make(chan struct{}), hubs: map[string]*hub{},
+		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
 		tracking: map[*multiplex.Context]*trackingTable{},
 	}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
@@ -71,6 +74,7 @@ func newWorker(s *Server) (*worker, error) {
 	w.pool = multiplex.NewPool(multiplex.Config{
 		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
 		Pushed: w.trackingPushed, Untracked: w.untracked,
+		Opened: func() { w.curious = true }, Broken: s.learner.changed,
 	})
 	return w, nil
 }
@@ -86,6 +90,25 @@ func (w *worker) run() {
 func (w *worker) tick() {
 	w.loop.AfterFunc(time.Second, w.tick)
 	w.pool.Tick()
+	w.curious = true
+}
+
+// learn asks the upstream for its commands, if it is time to and a lane is there to ask on.
+func (w *worker) learn() {
+	w.curious = false
+	if !w.learner.due(w.loop.Now()) {
+		return
+	}
+	if link := w.pool.Lane(w.learner.speaks); link != nil {
+		w.learner.ask(link, w.loop.Now())
+	}
+}
+
+// reloaded is called with the beginning of the reply to a command that may change the upstream's commands.
+func (w *worker) reloaded(reply []byte) {
+	if !isErrorReply(reply) {
+		w.learner.changed()
+	}
 }
 
 // flush ends a half of a turn: sessions that were waiting go on, then what all of them submitted is written.
@@ -110,6 +133,9 @@ func (w *worker) flush() {
 		for _, h := range idle {
 			h.end()
 		}
+	}
+	if w.curious {
+		w.learn()
 	}
 	w.pool.Flush()
 }

@@ -15,6 +15,9 @@ func Example_check() {
 	// Output:
 	// listen: 127.0.0.1:6380 # default
 	// maxclients: 10000 # default
+	// protected-mode: yes # default
+	// allow-dangerous: none # default
+	// deny-commands: none # default
 	// proto-max-bulk-len: 512mb # default
 	// client-query-buffer-limit: 1gb # default
 	// client-output-buffer-limit: normal 1gb 0 0 pubsub 32mb 8mb 60 # default

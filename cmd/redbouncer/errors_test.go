@@ -12,6 +12,9 @@ var bad = []struct {
 	values        []string
 }{
 	{"listen", "want", []string{"6380", "host", "127.0.0.1:99999", "unix:", ":", ":6380,,:6381"}},
+	{"protected-mode", "want yes or no", []string{"maybe", "1"}},
+	{"allow-dangerous", "want", []string{"get", "config|set", ",", "debug,none", "nosuch", "cluster|nosuch"}},
+	{"deny-commands", "want", []string{"a b", "config|", "|", "get|x", "a|b|c", "*", "keys,none", "exec"}},
 	{"maxclients", "want", []string{"0", "-1", "many", "1e4", "10k", "99999999"}},
 	{"proto-max-bulk-len", "want", []string{"0", "-1", "1tb", "big", "4gb"}},
 	{"client-query-buffer-limit", "want", []string{"0", "1.5gb", "unlimited"}},

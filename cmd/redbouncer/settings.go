@@ -20,6 +20,9 @@ type settings struct {
 
 	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
+	ProtectedMode           value[yesNo]        `name:"protected-mode" default:"${protected_mode}" placeholder:"YES|NO" group:"clients" help:"Refuse other hosts while the URL holds credentials."`
+	AllowDangerous          value[names]        `name:"allow-dangerous" default:"none" placeholder:"NAME" group:"clients" help:"Let debug, module|load or the like through; or all. Repeatable."`
+	DenyCommands            value[names]        `name:"deny-commands" default:"none" placeholder:"NAME" group:"clients" help:"Refuse keys, config|set or the like. Repeatable."`
 	ProtoMaxBulkLen         value[size]         `name:"proto-max-bulk-len" default:"${proto_max_bulk_len}" placeholder:"SIZE" group:"clients" help:"Largest argument of a command. At most what the upstream takes."`
 	ClientQueryBufferLimit  value[size]         `name:"client-query-buffer-limit" default:"${client_query_buffer_limit}" placeholder:"SIZE" group:"clients" help:"Bytes that one client may have waiting to be forwarded."`
 	ClientOutputBufferLimit value[outputLimits] `name:"client-output-buffer-limit" default:"${client_output_buffer_limit}" placeholder:"LIMIT" group:"clients" help:"Unread output of a client, by class."`
@@ -41,11 +44,12 @@ type settings struct {
 // defaults are the proxy's defaults as the table writes them: a name's dashes are underscores here.
 func defaults() kong.Vars {
 	vars := kong.Vars{
-		"listen":      proxy.DefaultListen,
-		"maxclients":  strconv.Itoa(proxy.DefaultMaxClients),
-		"pool_size":   strconv.Itoa(proxy.DefaultPoolSize),
-		"loops":       strconv.Itoa(proxy.DefaultLoops()),
-		"tcp_backlog": strconv.Itoa(proxy.DefaultTCPBacklog),
+		"listen":         proxy.DefaultListen,
+		"maxclients":     strconv.Itoa(proxy.DefaultMaxClients),
+		"protected_mode": proxy.DefaultProtectedMode,
+		"pool_size":      strconv.Itoa(proxy.DefaultPoolSize),
+		"loops":          strconv.Itoa(proxy.DefaultLoops()),
+		"tcp_backlog":    strconv.Itoa(proxy.DefaultTCPBacklog),
 	}
 	for name, d := range map[string]time.Duration{
 		"tcp_keepalive":    proxy.DefaultTCPKeepAlive,
@@ -91,6 +95,10 @@ func (s *settings) config() proxy.Config {
 		PoolTimeout:     time.Duration(s.PoolTimeout.is),
 		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),
 		ShutdownTimeout: time.Duration(s.ShutdownTimeout.is),
+
+		ProtectedMode:  s.ProtectedMode.is.String(),
+		AllowDangerous: s.AllowDangerous.is,
+		DenyCommands:   s.DenyCommands.is,
 
 		ProtoMaxBulkLen:         int64(s.ProtoMaxBulkLen.is),
 		ClientQueryBufferLimit:  int64(s.ClientQueryBufferLimit.is),

@@ -21,6 +21,9 @@ var samples = []struct {
 }{
 	{"listen", "[::1]:7000,unix:/run/r.sock", func(c *proxy.Config) { c.Listen = []string{"[::1]:7000", "unix:/run/r.sock"} }},
 	{"maxclients", "20000", func(c *proxy.Config) { c.MaxClients = 20000 }},
+	{"protected-mode", "no", func(c *proxy.Config) { c.ProtectedMode = "no" }},
+	{"allow-dangerous", "debug,Module|Load", func(c *proxy.Config) { c.AllowDangerous = []string{"debug", "Module|Load"} }},
+	{"deny-commands", "keys,config|set", func(c *proxy.Config) { c.DenyCommands = []string{"keys", "config|set"} }},
 	{"proto-max-bulk-len", "64mb", func(c *proxy.Config) { c.ProtoMaxBulkLen = 64 << 20 }},
 	{"client-query-buffer-limit", "1g", func(c *proxy.Config) { c.ClientQueryBufferLimit = 1e9 }},
 	{"client-output-buffer-limit", "normal 1mb 0 0 pubsub 0 64kb 5", func(c *proxy.Config) {
@@ -123,7 +126,7 @@ func TestTheDefaultsAreTheProxysOwn(t *testing.T) {
 	got := mustParse(t, base).config()
 	want := proxy.Config{
 		Listen: []string{proxy.DefaultListen}, Upstream: got.Upstream,
-		MaxClients: proxy.DefaultMaxClients, PoolSize: proxy.DefaultPoolSize, Loops: proxy.DefaultLoops(),
+		MaxClients: proxy.DefaultMaxClients, ProtectedMode: proxy.DefaultProtectedMode, PoolSize: proxy.DefaultPoolSize, Loops: proxy.DefaultLoops(),
 		TCPKeepAlive: proxy.DefaultTCPKeepAlive, TCPBacklog: proxy.DefaultTCPBacklog,
 		PoolTimeout: proxy.DefaultPoolTimeout, UpstreamTimeout: proxy.DefaultUpstreamTimeout,
 		ShutdownTimeout: proxy.DefaultShutdownTimeout, ProtoMaxBulkLen: proxy.DefaultProtoMaxBulkLen,

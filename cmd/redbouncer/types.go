@@ -116,6 +116,33 @@ func (a *addresses) UnmarshalText(text []byte) error {
 
 func (a *addresses) list() []string { return *a }
 
+// names are commands, in the spelling of ACL rules. The proxy knows which are good.
+type names []string
+
+// noNames is how a list without names is spelled.
+const noNames = "none"
+
+func (n *names) UnmarshalText(text []byte) error {
+	for name := range strings.SplitSeq(string(text), ",") {
+		name = strings.TrimSpace(name)
+		switch {
+		case strings.EqualFold(name, noNames) && string(text) == name:
+			return nil
+		case name == "" || strings.EqualFold(name, noNames):
+			return errors.New("want names such as debug or config|set, several separated by commas, or " + noNames)
+		}
+		*n = append(*n, name)
+	}
+	return nil
+}
+
+func (n *names) list() []string {
+	if len(*n) == 0 {
+		return []string{noNames}
+	}
+	return *n
+}
+
 // filePath names a file.
 type filePath string
 
