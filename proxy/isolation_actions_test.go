@@ -220,10 +220,9 @@ func (l *life) subscription() error {
 	return l.exchange(l.some(3)...)
 }
 
-// tracking has the server tell of a change to a key that was read. This state is not followed by the proxy: the
-// connection stays lent for as long as the client does. So that the others get their turn, it goes.
+// tracking has the server tell of a change to a key that was read.
 func (l *life) tracking() error {
-	l.last = true
+	l.last, l.tracks = true, true
 	l.proto = 3
 	v := l.fresh()
 	old, ok := l.keys().strings["s0"]
