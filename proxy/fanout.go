@@ -287,11 +287,12 @@ func (h *hub) replied(line []byte) {
 		return // nobody asked
 	}
 	conf := h.pending[0]
-	if conf.s == nil && strings.Contains(conf.word, "unsub") {
+	switch {
+	case conf.s == nil && strings.Contains(conf.word, "unsub"):
 		h.stuck = true
-	} else if conf.s == nil {
+	case conf.s == nil:
 		h.closeMembers(&multiplex.ReplyError{Line: bytes.Clone(line)})
-	} else if conf.s.state != gone && !conf.s.muted {
+	case conf.s.state != gone && !conf.s.muted:
 		conf.s.write(line)
 	}
 	for _, ch := range conf.channels {

@@ -29,7 +29,7 @@ func (l *outputLimits) UnmarshalText(text []byte) error {
 		if !readLimit(words[1], &limit.Hard) || !readLimit(words[2], &limit.Soft) || err != nil {
 			return errOutputLimits
 		}
-		limit.SoftTime = time.Duration(seconds) * time.Second //nolint:gosec // it has 31 bits
+		limit.SoftTime = time.Duration(seconds) * time.Second
 		switch strings.ToLower(words[0]) {
 		case "normal":
 			limits.Normal = limit
