@@ -53,21 +53,24 @@ type session struct {
 	conn    *eventloop.Conn
 	id      int64
 	remote  string
-	created time.Time
+	created time.Duration // by worker.clock, as all times here
 
 	// Neighbours in the worker's list.
 	prev, next *session
 
 	// Owned by the loop.
 	state    sessionState
-	queued   bool // is in worker.ready
-	eof      bool // the client will send nothing more
-	relaying bool // commands are passed on as they come, and replies too
+	queued   bool      // is in worker.ready
+	eof      bool      // the client will send nothing more
+	killed   bool      // goes once it has been answered
+	noEvict  bool      // CLIENT NO-EVICT ON
+	counted  condition // as what the server's gauges have it
+	relaying bool      // commands are passed on as they come, and replies too
 	in       []byte
 	inLent   bool // a link owns the memory under in
 	inPlace  bool // the next read lands in the spare capacity of in
 	partial  *resp.Reader
-	stuck    time.Time // since when the input waits for the upstream; zero: it does not
+	stuck    time.Duration // since when the input waits for the upstream; zero: it does not
 	out      outbox
 	pushed   bool // is in worker.pushed
 
@@ -91,6 +94,13 @@ type session struct {
 	who      *identity
 	replyOff bool
 	skipNext bool
+
+	// What CLIENT LIST tells of it. Owned by the loop.
+	active   time.Duration // when it last sent something, or was sent something
+	last     *row          // of its last command
+	commands uint64
+	received uint64 // bytes
+	sent     uint64 // bytes
 }
 
 // identity is what a client has said of itself.
@@ -107,12 +117,15 @@ type waiting struct {
 	since time.Time
 
 	forOthers bool // the command that waits may wait for others once it is sent
+	blocks    bool // and is one that blocks the client
 }
 
 // Data implements eventloop.Handler: the client has sent something.
 func (s *session) Data(b []byte) {
+	s.active = s.w.clock()
+	s.received += uint64(len(b))
 	if len(s.in) == 0 {
-		s.stuck = time.Time{}
+		s.stuck = 0
 	}
 	switch {
 	case s.state >= leaving, s.doom != nil:
@@ -174,8 +187,11 @@ func (s *session) advance(in []byte, borrowed bool) {
 		if n == 0 {
 			break
 		}
-		if r.Len() > 0 && !s.dispatch(r, in[:n], in[n:], borrowed) {
-			break
+		if r.Len() > 0 {
+			if !s.dispatch(r, in[:n], in[n:], borrowed) {
+				break
+			}
+			s.commands++
 		}
 		in = in[n:]
 		if s.partial != nil {
@@ -344,6 +360,7 @@ func (s *session) proceed() {
 			s.state = flowing
 		}
 	}
+	s.recount()
 	if s.state == flowing && s.doom == nil {
 		s.conn.ResumeRead()
 		if len(s.in) > 0 {
@@ -389,6 +406,8 @@ func (s *session) write(b []byte) {
 	if s.state == gone {
 		return
 	}
+	s.active = s.w.clock()
+	s.sent += uint64(len(b))
 	if s.out.size == 0 {
 		n, err := s.conn.Write(b)
 		if err != nil {
@@ -427,6 +446,7 @@ func (s *session) leave() {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.stopWaiting()
+	s.recount()
 	s.state, s.in, s.partial = leaving, nil, nil
 	s.conn.ReadInto(nil)
 	s.conn.ResumeRead() // and drop it: unread input would have the kernel reset the connection
@@ -475,6 +495,7 @@ func (s *session) release() {
 	s.ctx.Leave()
 	s.dropMoving()
 	s.in, s.partial, s.out = nil, nil, outbox{}
+	s.recount()
 	s.w.remove(s)
 }
 
