@@ -22,6 +22,8 @@ func Example_check() {
 	// client-query-buffer-limit: 1gb # default
 	// client-output-buffer-limit: normal 1gb 0 0 pubsub 32mb 8mb 60 # default
 	// resubscribe: no # default
+	// timeout: 0s # default
+	// transaction-timeout: 60s # default
 	// tcp-keepalive: 300s # default
 	// tcp-backlog: 511 # default
 	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream
