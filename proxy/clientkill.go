@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/redbouncer/redbouncer/multiplex"
@@ -63,38 +64,37 @@ func (s *session) killAddr(addr string, c command) question {
 	}}
 }
 
-// killNobody returns a CLIENT KILL that is meant for nobody, and wrong where the client's own is wrong. Its ids are
-// replaced, those that are none included only if they are numbers; if it has none, one goes in front.
+// killNobody returns a CLIENT KILL that is meant for nobody, and is wrong where the client's own is wrong. Its ids are
+// replaced; if it has none, one goes in front.
 func killNobody(c command) []byte {
 	args := [][]byte{c.Arg(0), c.Arg(1)}
-	var rest [][]byte
 	ids := false
-	for i := 2; i < c.Len(); i++ {
-		rest = append(rest, c.Arg(i))
-		switch {
-		case isWord(c.Arg(i), "ID"):
-			ids = true
-			for i+1 < c.Len() {
-				id, ok := resp.ParseInt(c.Arg(i + 1))
-				if !ok || id < 1 {
-					break
-				}
-				rest = append(rest, []byte(noID))
-				i++
+	for i := 2; i < c.Len(); {
+		option := c.Arg(i)
+		args = append(args, option)
+		i++
+		isID := isWord(option, "ID")
+		ids = ids || isID
+		first := i
+		for ; i < c.Len() && (isID || isWord(option, "NOT-ID")); i++ {
+			if id, ok := resp.ParseInt(c.Arg(i)); !ok || id < 1 {
+				break
 			}
-			if i+1 < c.Len() && len(rest) > 0 && isWord(rest[len(rest)-1], "ID") { // its value is no id
-				i++
-				rest = append(rest, c.Arg(i))
+			if isID {
+				args = append(args, []byte(noID))
+			} else {
+				args = append(args, c.Arg(i))
 			}
-		case i+1 < c.Len():
+		}
+		if i == first && i < c.Len() { // a value that is no id
+			args = append(args, c.Arg(i))
 			i++
-			rest = append(rest, c.Arg(i))
 		}
 	}
 	if !ids {
-		args = append(args, []byte("ID"), []byte(noID))
+		args = slices.Insert(args, 2, []byte("ID"), []byte(noID))
 	}
-	return resp.AppendCommand(nil, append(args, rest...)...)
+	return resp.AppendCommand(nil, args...)
 }
 
 // kill closes the sessions of all loops that match, and tells then how many they were. One that kills itself is
