@@ -145,6 +145,9 @@ func (s *session) waitForAcks(c command) bool {
 	s.acks = link
 	link.Drain()
 	s.bar()
+	if s.eof {
+		s.cutOff()
+	}
 	return true
 }
 

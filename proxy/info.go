@@ -71,7 +71,8 @@ func (s *Server) infoFields() map[string]uint64 {
 	return fields
 }
 
-// proxySection is the section of INFO that no Redis has. Replaced are the upstream's own figures.
+// proxySection is the section of INFO that no Redis has. Its fields have names that no other section has, since many
+// clients drop the sections and keep one table of fields. Replaced are the upstream's own figures.
 func (s *Server) proxySection(replaced map[string]string) string {
 	lanes, pins, control := s.budget.Open(limits.Lane), s.budget.Open(limits.Pin), s.budget.Open(limits.Control)
 	waiting, lost := 0, uint64(0)
@@ -85,8 +86,8 @@ func (s *Server) proxySection(replaced map[string]string) string {
 	b.WriteString("# Proxy\r\n")
 	field := func(key string, value any) { fmt.Fprintf(&b, "%s:%v\r\n", key, value) }
 	field("redbouncer_version", s.cfg.Version)
-	field("process_id", os.Getpid())
-	field("uptime_in_seconds", int(time.Since(s.started)/time.Second))
+	field("redbouncer_process_id", os.Getpid())
+	field("redbouncer_uptime_in_seconds", int(time.Since(s.started)/time.Second))
 	field("upstream", s.cfg.Upstream)
 	field("pool_size", s.budget.Size())
 	field("upstream_connections", lanes+pins+control)

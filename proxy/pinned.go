@@ -125,6 +125,9 @@ func (s *session) onPin(c command) bool {
 	case block, blockOption, waitAcks, flush:
 		p.blocking = true
 		s.submit(p.link, c, nil)
+		if s.eof {
+			s.cutOff()
+		}
 	case once, script:
 		p.once = true
 		s.submit(p.link, c, nil)

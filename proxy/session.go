@@ -206,6 +206,9 @@ func (s *session) advance(in []byte, borrowed bool) {
 	if s.relaying {
 		s.in, s.partial = nil, nil
 		s.relay(in)
+		if s.eof {
+			s.close()
+		}
 		return
 	}
 	if s.state == flowing {
@@ -260,6 +263,12 @@ func (s *session) keepProgress(r *resp.Reader) {
 // for somebody else is cancelled.
 func (s *session) EOF() {
 	s.eof = true
+	s.cutOff()
+}
+
+// cutOff ends what would wait for others on behalf of a client that has hung up. It is called when the client does, and
+// when a command that may wait comes to be sent only then.
+func (s *session) cutOff() {
 	switch {
 	case s.state >= leaving:
 		s.close()
