@@ -9,9 +9,9 @@ import (
 // Sessions live on several loops, and only their loop may look at them. What is asked of all of them goes from loop
 // to loop; what is asked all the time is counted as it changes.
 
-// everywhere runs f on every worker's loop, and then has then run on this one. A loop that has ended has no sessions
+// survey runs f on every worker's loop, and then has then run on this one. A loop that has ended has no sessions
 // any more. F runs at the same time on several loops.
-func (w *worker) everywhere(f func(*worker), then func()) {
+func (w *worker) survey(f func(*worker), then func()) {
 	left := 1
 	oneDone := func() {
 		if left--; left == 0 {
@@ -48,7 +48,7 @@ func (w *worker) all(yield func(*session) bool) {
 // gather returns what f makes of the sessions of all loops, in the order of their ids. F gets a slice to append to.
 func gather[T any](w *worker, f func(*session, []T) []T, compare func(a, b T) int, then func([]T)) {
 	found := make([][]T, len(w.srv.workers)) // each loop has its own
-	w.everywhere(func(w *worker) {
+	w.survey(func(w *worker) {
 		for s := range w.all {
 			found[w.index] = f(s, found[w.index])
 		}

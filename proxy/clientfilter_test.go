@@ -40,7 +40,9 @@ func sessionsForTest(t *testing.T) []*session {
 			received: 100, sent: 200, commands: 3,
 		})
 	}
-	out[1].pin = &pin{tx: &transaction{queued: 2}, sub: &subscription{channels: 1}}
+	out[1].pin = &pin{tx: &transaction{queued: 2}}
+	out[1].subs = &subscriber{}
+	out[1].subs.to[toChannels] = map[string]*channel{"ch": nil}
 	return out
 }
 
