@@ -22,10 +22,10 @@ func Example_check() {
 	// client-query-buffer-limit: 1gb # default
 	// client-output-buffer-limit: normal 1gb 0 0 pubsub 32mb 8mb 60 # default
 	// resubscribe: no # default
-	// timeout: 0s # default
-	// transaction-timeout: 60s # default
 	// tcp-keepalive: 300s # default
 	// tcp-backlog: 511 # default
+	// timeout: 0s # default
+	// transaction-timeout: 60s # default
 	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream
 	// pool-size: 4 # --pool-size
 	// pool-timeout: 5s # default
