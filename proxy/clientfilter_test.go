@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"fmt"
 	"net/url"
 	"slices"
@@ -144,7 +145,7 @@ func TestWhatTheUpstreamIsAskedToKillIsNobody(t *testing.T) {
 	} {
 		want = strings.ReplaceAll(want, "#1", noID)
 		got := killNobody(commandForTest(t, "CLIENT KILL "+words))
-		if string(got) != string(resp.AppendCommand(nil, strings.Fields("CLIENT KILL "+want)...)) {
+		if !bytes.Equal(got, resp.AppendCommand(nil, strings.Fields("CLIENT KILL "+want)...)) {
 			t.Errorf("%s: %q, want %s", words, got, want)
 		}
 	}

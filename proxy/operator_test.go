@@ -23,7 +23,7 @@ func TestTheRecipesOfOperatorsWorkWithRedisPy(t *testing.T) {
 	onLoops(t, func(t *testing.T, _ *proxytest.Server, p *proxytest.Running) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, python, "operators.py", p.Addr()) //nolint:gosec // the test's own address
+		cmd := exec.CommandContext(ctx, python, "operators.py", p.Addr())
 		cmd.Dir = filepath.Join("testdata", "clients")
 		out, err := cmd.CombinedOutput()
 		t.Logf("%s", out)
@@ -64,7 +64,7 @@ func TestTheRecipesOfOperatorsWorkWithRedisCLI(t *testing.T) {
 		{cli + "client kill type normal", "0"},
 		{cli + "info clients | grep -c connected_clients:1", "1"},
 	} {
-		out, err := exec.Command("sh", "-c", tc.shell).CombinedOutput() //nolint:gosec // the test's own words
+		out, err := exec.Command("sh", "-c", tc.shell).CombinedOutput()
 		if got := strings.TrimSuffix(string(out), "\n"); got != tc.want || err != nil {
 			t.Errorf("%s\n got %q, %v\nwant %q", tc.shell, got, err, tc.want)
 		}

@@ -58,21 +58,27 @@ type session struct {
 	// Neighbours in the worker's list.
 	prev, next *session
 
-	// Owned by the loop.
-	state    sessionState
-	queued   bool      // is in worker.ready
-	eof      bool      // the client will send nothing more
-	killed   bool      // goes once it has been answered
-	noEvict  bool      // CLIENT NO-EVICT ON
-	counted  condition // as what the server's gauges have it
-	relaying bool      // commands are passed on as they come, and replies too
-	in       []byte
-	inLent   bool // a link owns the memory under in
-	inPlace  bool // the next read lands in the spare capacity of in
-	partial  *resp.Reader
-	stuck    time.Duration // since when the input waits for the upstream; zero: it does not
-	out      outbox
-	pushed   bool // is in worker.pushed
+	// Owned by the loop. What is small stands together: there are many idle sessions.
+	state       sessionState
+	counted     condition // as what the server's gauges have it
+	queued      bool      // is in worker.ready
+	pushed      bool      // is in worker.pushed
+	eof         bool      // the client will send nothing more
+	relaying    bool      // commands are passed on as they come, and replies too
+	inLent      bool      // a link owns the memory under in
+	inPlace     bool      // the next read lands in the spare capacity of in
+	deniedByUs  bool      // denied is the proxy's own word, not the upstream's
+	blockScript bool      // one of the commands that block counts is a script
+	muted       bool      // an error to the SUBSCRIBE in flight is not to be told
+	replyOff    bool
+	skipNext    bool
+	noEvict     bool // CLIENT NO-EVICT ON
+	killed      bool // goes once it has been answered
+
+	in      []byte
+	partial *resp.Reader
+	stuck   time.Duration // since when the input waits for the upstream; zero: it does not
+	out     outbox
 
 	inFlight      int
 	inFlightBytes int
@@ -82,18 +88,12 @@ type session struct {
 	pin           *pin
 	wait          *waiting
 	denied        []byte          // what the command at the front of the input is to be answered
-	deniedByUs    bool            // denied is the proxy's own word, not the upstream's
 	acks          *multiplex.Link // the former lane on which WAIT waits
 	doom          []byte          // what the client is told once nothing is in flight, before it goes
 	block         int             // commands of a transaction that follow, all in hand
-	blockScript   bool            // one of them is a script
-	muted         bool            // an error to the SUBSCRIBE in flight is not to be told
 	subs          *subscriber     // nil if the client has never subscribed, nor tracked keys
 	tracks        *trackingTable  // of its context, if that tracks what is read
-
-	who      *identity
-	replyOff bool
-	skipNext bool
+	who           *identity
 
 	// What CLIENT LIST tells of it. Owned by the loop.
 	active   time.Duration // when it last sent something, or was sent something
