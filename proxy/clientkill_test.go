@@ -78,6 +78,31 @@ func TestKillClosesWhomItIsMeantForAndNobodyElse(t *testing.T) {
 	})
 }
 
+// Of a connection that is relayed nobody knows where a reply ends, so that its commands go to Redis as they are.
+func TestAClientThatIsRelayedDoesNotKillTheConnectionsThatOthersShare(t *testing.T) {
+	_, p := redisAndProxy(t, nil)
+	bystander := proxytest.Dial(t, p.Addr())
+	bystander.Do("PING")
+	proxytest.Converse(t, p.Addr(), nil, `
+		a> MULTI
+		a< +OK
+		a> CLIENT REPLY ON
+		a< +QUEUED
+		a> DISCARD
+		a< +OK
+		a> CLIENT KILL TYPE normal
+		a~ ^-ERR unknown command 'client\|kill is not possible on this connection any more: use another'
+		a> PING
+		a< +PONG
+	`)
+	if got := string(bystander.Do("PING")); got != "+PONG\r\n" {
+		t.Errorf("a bystander: %q", got)
+	}
+	if st := p.Stats(); st.LostUpstream != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // Redis lets a client kill itself where it asks for it, and answers it first.
 func TestWhoKillsItselfIsAnsweredFirst(t *testing.T) {
 	onLoops(t, func(t *testing.T, s *proxytest.Server, p *proxytest.Running) {

@@ -271,6 +271,8 @@ func (s *session) relayOne(r *resp.Reader) bool {
 	case kill:
 		s.close()
 		return false
+	case clientKill, clientUnblock: // it would meet the connections that clients share
+		s.pin.link.Send(resp.AppendCommand(nil, row.full+" is not possible on this connection any more: use another"))
 	case refuse:
 		s.pin.link.Send(resp.AppendCommand(nil, row.reason()))
 	default:
