@@ -45,6 +45,13 @@ func NewGate(maxclients int, interval time.Duration) *Gate {
 	return &Gate{max: maxclients, interval: interval, told: map[Refusal]*refusals{}}
 }
 
+// SetMax changes how many clients may be in. Those that are in stay, however many they are.
+func (g *Gate) SetMax(maxclients int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.max = maxclients
+}
+
 // Admit lets a client in, or reports false. For each client that it lets in, Leave is called once.
 func (g *Gate) Admit() bool {
 	g.mu.Lock()

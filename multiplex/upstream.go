@@ -73,6 +73,9 @@ func nameable(s string) string {
 // String returns the upstream's address, without credentials.
 func (u *Upstream) String() string { return u.addr }
 
+// User returns the ACL user that clients act as that have not authenticated.
+func (u *Upstream) User() string { return u.userName() }
+
 // userName returns the user that the proxy itself authenticates as.
 func (u *Upstream) userName() string {
 	if u.user == "" {

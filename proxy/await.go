@@ -17,11 +17,10 @@ func (s *session) awaitLane(ctx *multiplex.Context) {
 	if s.w.pool.LastError() == nil {
 		patience = max(patience, connectTime) // it is not gone, there is only no connection yet
 	}
-	now := s.w.loop.Now()
-	if s.stuck.IsZero() {
-		s.stuck = now
+	if s.stuck == 0 {
+		s.stuck = s.w.clock()
 	}
-	left := patience - now.Sub(s.stuck)
+	left := patience - (s.w.clock() - s.stuck)
 	if left <= 0 {
 		s.denied, s.deniedByUs = s.unavailable(), true
 		s.state = flowing
@@ -29,7 +28,7 @@ func (s *session) awaitLane(ctx *multiplex.Context) {
 		return
 	}
 	ctx.Enter()
-	s.wait = &waiting{lane: ctx, since: now, timer: s.w.loop.AfterFunc(left, s.laneTimeout)}
+	s.wait = &waiting{lane: ctx, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(left, s.laneTimeout)}
 	s.state = awaitingLane
 	ctx.Await(s)
 }
@@ -74,7 +73,7 @@ func (s *session) LaneReady() {
 	// The context stays entered until the session has gone on, so that its lane is not forgotten before.
 	ctx := s.wait.lane
 	ctx.Enter()
-	s.stuck = time.Time{}
+	s.stuck = 0
 	s.endWait(nil, false)
 	s.w.deferred = append(s.w.deferred, ctx)
 }
@@ -111,8 +110,13 @@ func (s *session) onNewPin(c command) bool {
 	s.wait = &waiting{
 		pin: request, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.pinTimeout),
 		forOthers: how == block || how == blockOption || how == relay,
+		blocks:    how == block || how == blockOption,
 	}
 	s.state = awaitingPin
+	s.recount()
+	if s.eof {
+		s.cutOff()
+	}
 	return false
 }
 

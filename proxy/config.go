@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -38,6 +39,12 @@ type Config struct {
 	// Loops is the number of event loops. Default: see DefaultLoops.
 	Loops int
 
+	// Timeout is how long a client may be idle before it is closed. One that waits for the upstream, for others
+	// (blocked, subscribed) or in a queue is not idle. Zero means for ever, which is the default, as in Redis.
+	Timeout time.Duration
+	// TransactionTimeout is how long a client may send nothing while it keeps an upstream connection for a
+	// transaction (MULTI or WATCH) that it has begun. Zero means for ever. The settings' default is 60 s.
+	TransactionTimeout time.Duration
 	// TCPKeepAlive is the time after which an idle TCP connection is probed. Default 300 s, as in Redis;
 	// negative switches probing off.
 	TCPKeepAlive time.Duration
@@ -103,6 +110,7 @@ const (
 	DefaultMaxClients             = 10000
 	DefaultProtectedMode          = "yes"
 	DefaultPoolSize               = 16
+	DefaultTransactionTimeout     = 60 * time.Second
 	DefaultTCPKeepAlive           = 300 * time.Second
 	DefaultTCPBacklog             = 511
 	DefaultPoolTimeout            = 5 * time.Second
@@ -189,6 +197,7 @@ func (c Config) Validate() error {
 		{"pool-timeout", c.PoolTimeout},
 		{"upstream-timeout", c.UpstreamTimeout},
 		{"shutdown-timeout", c.ShutdownTimeout},
+		{"transaction-timeout", c.TransactionTimeout},
 	} {
 		if d.value < 0 || d.value > 24*time.Hour {
 			return &ConfigError{d.setting, d.value.String(), "want a duration from 0s to 24h"}
@@ -199,8 +208,14 @@ func (c Config) Validate() error {
 	default:
 		return &ConfigError{"protected-mode", c.ProtectedMode, "want yes or no"}
 	}
+	if c.Timeout < 0 || c.Timeout > maxTimeout {
+		return &ConfigError{"timeout", c.Timeout.String(), "want a duration from 0s to " + maxTimeout.String()}
+	}
 	return newTable().restrict(c.AllowDangerous, c.DenyCommands)
 }
+
+// maxTimeout is the longest Timeout, as in Redis.
+const maxTimeout = math.MaxInt32 * time.Second
 
 // validListen reports whether addr has one of the forms of Config.Listen. It opens nothing.
 func validListen(addr string) error {

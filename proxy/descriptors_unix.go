@@ -13,6 +13,29 @@ func spareDescriptors(cfg *Config) int {
 	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4)
 }
 
+// roomFor raises the soft limit on open files to what so many clients need, or returns what Redis says if it cannot.
+func (s *Server) roomFor(maxclients int) error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return nil //nolint:nilerr // as at the start: it is not known, and accepting will tell
+	}
+	spare := spareDescriptors(&s.cfg) + s.cfg.PoolSize
+	need := uint64(maxclients + spare)
+	if limit.Cur >= need {
+		return nil
+	}
+	raised := limit
+	raised.Cur = min(need, limit.Max)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised); err == nil {
+		limit = raised
+	}
+	if limit.Cur >= need {
+		return nil
+	}
+	return fmt.Errorf("The operating system is not able to handle the specified number of clients, try with %d", //nolint:staticcheck // Redis's words
+		max(int(limit.Cur)-spare, 1))
+}
+
 // fitDescriptors raises the soft limit on open files to what maxclients needs. Where the hard limit does not allow
 // for it, maxclients is lowered, as Redis does; where nothing would be left, that is an error.
 func fitDescriptors(cfg *Config) error {

@@ -23,6 +23,7 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		sub = r.Arg(1)
 	}
 	c := command{r, s.w.table.lookup(r.Arg(0), sub), !borrowed && len(raw) >= largeValue && &raw[0] == &s.in[0]}
+	s.last = c.row
 	switch {
 	case s.block > 0:
 		s.transact(c)
@@ -41,6 +42,8 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.share(c, nil)
 	case script:
 		return s.shareScript(c)
+	case info, configGet, configSet, configResetStat, clientList, clientKill, clientUnblock:
+		return s.administer(c)
 	case block:
 		return s.onNewPin(c)
 	case blockOption:
@@ -142,6 +145,9 @@ func (s *session) waitForAcks(c command) bool {
 	s.acks = link
 	link.Drain()
 	s.bar()
+	if s.eof {
+		s.cutOff()
+	}
 	return true
 }
 

@@ -71,3 +71,9 @@ func TreatmentsChangedBy(reply []byte) (changed []string, listed int, err error)
 
 // IsLocal is what protected mode asks of a client's address.
 var IsLocal = isLocal
+
+// Gauges returns how many clients are blocked, subscribed, tracking and watching.
+func Gauges(s *Server) [4]int64 {
+	g := &s.gauges
+	return [4]int64{g.blocked.Load(), g.subscribed.Load(), g.tracking.Load(), g.watching.Load()}
+}

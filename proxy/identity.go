@@ -3,9 +3,6 @@ package proxy
 import (
 	"bytes"
 	"fmt"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
@@ -34,17 +31,7 @@ var identityRow = &row{name: "CLIENT", how: read}
 
 // collect returns a Special that has the reply changed before the client gets it; nil: unchanged.
 func (s *session) collect(change func(reply []byte) []byte) *multiplex.Special {
-	muted := s.replyOff || s.skipNext
-	return &multiplex.Special{Collect: true, Done: func(reply []byte) {
-		wasOff := s.replyOff
-		if change != nil {
-			reply = change(reply)
-		}
-		if muted && !(wasOff && !s.replyOff) { // CLIENT REPLY ON itself is answered
-			reply = nil
-		}
-		s.Reply(reply, 1)
-	}}
+	return s.collectLater(atOnce(change))
 }
 
 // submitRaw sends another command in the place of the client's.
@@ -82,7 +69,9 @@ func (s *session) twin(c command, link *multiplex.Link) (raw []byte, answer func
 		return s.setInfoTwin(c)
 	case clientNoEvict:
 		if args == 3 && (isWord(c.Arg(2), "ON") || isWord(c.Arg(2), "OFF")) {
-			return resp.AppendCommand(nil, "CLIENT", "NO-EVICT", "ON"), nil // our connections are never to be evicted
+			on := isWord(c.Arg(2), "ON")
+			return resp.AppendCommand(nil, "CLIENT", "NO-EVICT", "ON"), // our connections are never to be evicted
+				ifOK(func() []byte { s.noEvict = on; return replyOK })
 		}
 	case clientReply:
 		if args == 3 && (isWord(c.Arg(2), "ON") || isWord(c.Arg(2), "OFF") || isWord(c.Arg(2), "SKIP")) {
@@ -171,47 +160,4 @@ func validName(name []byte) bool {
 		}
 	}
 	return true
-}
-
-// clientInfo puts the client's own facts into the line that the upstream gave of the lane, which has the form of
-// the upstream's version.
-func (s *session) clientInfo(reply []byte) []byte {
-	if isErrorReply(reply) {
-		return reply
-	}
-	header, body, ok := bytes.Cut(reply, []byte("\r\n"))
-	if !ok || len(header) == 0 {
-		return reply
-	}
-	line := strings.TrimRight(string(body), "\r\n")
-	format := ""
-	if header[0] == '=' { // a verbatim string starts with its format
-		format, line = "txt:", strings.TrimPrefix(line, "txt:")
-	}
-	out := format + s.infoLine(line) + "\n"
-	return fmt.Appendf(nil, "%c%d\r\n%s\r\n", header[0], len(out), out)
-}
-
-// infoLine replaces the values of a line of CLIENT LIST that speak of the connection by this client's.
-func (s *session) infoLine(line string) string {
-	who := s.identity()
-	user := s.ctx.User
-	own := map[string]string{
-		"id": strconv.FormatInt(s.id, 10), "addr": s.remote, "laddr": s.conn.LocalAddr(),
-		"fd": strconv.Itoa(s.conn.FD()), "name": who.name, "lib-name": who.libName, "lib-ver": who.libVer,
-		"age": strconv.Itoa(int(time.Since(s.created) / time.Second)), "idle": "0", "flags": "N",
-		"db": strconv.Itoa(s.ctx.DB), "resp": strconv.Itoa(int(s.protocol())), "redir": "-1",
-		"qbuf": strconv.Itoa(len(s.in)), "omem": strconv.Itoa(s.out.size),
-	}
-	if user != "" {
-		own["user"] = user
-	}
-	fields := strings.Split(line, " ")
-	for i, field := range fields {
-		key, _, _ := strings.Cut(field, "=")
-		if v, ok := own[key]; ok {
-			fields[i] = key + "=" + v
-		}
-	}
-	return strings.Join(fields, " ")
 }

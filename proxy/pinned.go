@@ -18,6 +18,10 @@ type pin struct {
 	sticky   bool         // there is state that we do not follow: until the client goes
 	once     bool         // closed once it is given back
 	resp     uint8        // the protocol version that HELLO has set on it; 0: the context's
+	selected bool         // db is what SELECT has set on it; otherwise it is the context's
+	tracking trackingMode
+	db       int
+	watched  int // keys that WATCH has been given
 }
 
 func (s *session) takePin(link *multiplex.Link) {
@@ -87,6 +91,8 @@ func (s *session) onPin(c command) bool {
 		return true
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:
 		s.identify(c, p.link)
+	case info, configGet, configSet, configResetStat, clientList, clientKill, clientUnblock:
+		s.ask(c, p.link)
 	case relay:
 		if !s.ctx.Unauthenticated() {
 			return s.startRelay(c)
@@ -102,7 +108,15 @@ func (s *session) onPin(c command) bool {
 			}
 		}})
 	case watch:
-		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching || head[0] == '+' }})
+		keys := c.Len() - 1
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
+			if head[0] == '+' {
+				if !p.watching {
+					p.watched = 0
+				}
+				p.watching, p.watched = true, p.watched+keys
+			}
+		}})
 	case unwatch:
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching && head[0] != '+' }})
 	case hello:
@@ -111,6 +125,9 @@ func (s *session) onPin(c command) bool {
 	case block, blockOption, waitAcks, flush:
 		p.blocking = true
 		s.submit(p.link, c, nil)
+		if s.eof {
+			s.cutOff()
+		}
 	case once, script:
 		p.once = true
 		s.submit(p.link, c, nil)
@@ -123,10 +140,45 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
-		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = p.sticky || head[0] != '-' }})
+		follow := p.follow(c)
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
+			if head[0] != '-' {
+				p.sticky = true
+				follow()
+			}
+		}})
 	}
 	s.bar()
 	return true
+}
+
+// trackingMode is what CLIENT TRACKING has switched on.
+type trackingMode uint8
+
+const (
+	trackingOff trackingMode = iota
+	trackingOn
+	trackingBroadcast
+)
+
+// follow returns what is to be noted of a command that changes what the connection is, once it has been accepted.
+func (p *pin) follow(c command) func() {
+	switch {
+	case c.row.how == selectDB && c.Len() == 2:
+		if n, ok := resp.ParseInt(c.Arg(1)); ok {
+			return func() { p.selected, p.db = true, int(n) }
+		}
+	case c.row.how == tracking && c.Len() > 2:
+		mode := trackingOff
+		switch {
+		case isWord(c.Arg(2), "ON") && mentions(c, "BCAST"):
+			mode = trackingBroadcast
+		case isWord(c.Arg(2), "ON"):
+			mode = trackingOn
+		}
+		return func() { p.tracking = mode }
+	}
+	return func() {}
 }
 
 // bar has the session read on when everything in flight has been answered.
@@ -134,6 +186,7 @@ func (s *session) bar() {
 	if s.inFlight > 0 && s.state == flowing {
 		s.state = barred
 	}
+	s.recount()
 }
 
 // harmless reports whether a reply, which starts with head, says that a command was not even looked at, so that it
@@ -218,6 +271,8 @@ func (s *session) relayOne(r *resp.Reader) bool {
 	case kill:
 		s.close()
 		return false
+	case clientKill, clientUnblock: // it would meet the connections that clients share
+		s.pin.link.Send(resp.AppendCommand(nil, row.full+" is not possible on this connection any more: use another"))
 	case refuse:
 		s.pin.link.Send(resp.AppendCommand(nil, row.reason()))
 	default:
@@ -246,10 +301,11 @@ func (s *session) reset() bool {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.setContext(s.w.pool.Initial())
-	s.replyOff, s.skipNext = false, false
+	s.replyOff, s.skipNext, s.noEvict = false, false, false
 	if s.who != nil {
 		s.who.name = ""
 	}
+	s.recount()
 	s.write([]byte("+RESET\r\n"))
 	return true
 }

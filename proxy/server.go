@@ -30,6 +30,7 @@ type Server struct {
 	cfg       Config
 	listeners []net.Listener
 	workers   []*worker
+	started   time.Time
 	gate      *limits.Gate
 	budget    *limits.Budget
 	auth      *multiplex.Authenticator
@@ -37,8 +38,12 @@ type Server struct {
 	protected bool // clients of other hosts are refused
 
 	// Atomic.
-	ids      atomic.Int64
-	counters counters
+	ids       atomic.Int64
+	counters  counters
+	gauges    gauges
+	timeout   atomic.Int64                     // Config.Timeout, as CONFIG SET has it
+	keepAlive atomic.Int64                     // Config.TCPKeepAlive, as CONFIG SET has it
+	forgotten atomic.Pointer[limits.GateStats] // what CONFIG RESETSTAT has taken from the gate's counters; or nil
 
 	// Owned by the first worker's loop.
 	turn       int // which worker gets the next client
@@ -63,7 +68,11 @@ func New(cfg Config) (*Server, error) {
 	if err := commands.restrict(cfg.AllowDangerous, cfg.DenyCommands); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), protected: cfg.protects()}
+	s := &Server{
+		cfg: cfg, started: time.Now(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), protected: cfg.protects(),
+	}
+	s.timeout.Store(int64(cfg.Timeout))
+	s.keepAlive.Store(int64(cfg.TCPKeepAlive))
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
 	s.auth = multiplex.NewAuthenticator(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
@@ -206,7 +215,7 @@ func (s *Server) announce() {
 
 // incoming puts a new client on a loop, in turn, if the gate lets it in.
 func (s *Server) incoming(in eventloop.Incoming) {
-	in.KeepAlive(s.cfg.TCPKeepAlive)
+	in.KeepAlive(time.Duration(s.keepAlive.Load()))
 	w := s.workers[s.turn%len(s.workers)]
 	s.turn++
 	switch {
@@ -241,7 +250,7 @@ func (s *Server) refuse(in eventloop.Incoming, w *worker, why limits.Reason) {
 	source := limits.Refusal{Source: sourceOf(in.Remote()), Reason: why}
 	if s.gate.Tell(source, s.workers[0].loop.Now()) {
 		s.cfg.Log.Warn("client refused: "+string(why), "source", source.Source, "client", in.Remote(),
-			"maxclients", s.cfg.MaxClients)
+			"maxclients", s.gate.Stats().Max)
 	}
 	s.hand(w, func() { w.refuse(in, refusalTexts[why]) }, in)
 }
@@ -256,7 +265,7 @@ func (s *Server) reportRefusals() {
 func (s *Server) tellSuppressed(now time.Time) {
 	for _, x := range s.gate.Expire(now) {
 		s.cfg.Log.Warn("more clients refused: "+string(x.Reason), "source", x.Source, "suppressed", x.Count,
-			"interval", s.cfg.LogInterval.String(), "maxclients", s.cfg.MaxClients)
+			"interval", s.cfg.LogInterval.String(), "maxclients", s.gate.Stats().Max)
 	}
 }
 

@@ -53,23 +53,32 @@ type session struct {
 	conn    *eventloop.Conn
 	id      int64
 	remote  string
-	created time.Time
+	created time.Duration // by worker.clock, as all times here
 
 	// Neighbours in the worker's list.
 	prev, next *session
 
-	// Owned by the loop.
-	state    sessionState
-	queued   bool // is in worker.ready
-	eof      bool // the client will send nothing more
-	relaying bool // commands are passed on as they come, and replies too
-	in       []byte
-	inLent   bool // a link owns the memory under in
-	inPlace  bool // the next read lands in the spare capacity of in
-	partial  *resp.Reader
-	stuck    time.Time // since when the input waits for the upstream; zero: it does not
-	out      outbox
-	pushed   bool // is in worker.pushed
+	// Owned by the loop. What is small stands together: there are many idle sessions.
+	state       sessionState
+	counted     condition // as what the server's gauges have it
+	queued      bool      // is in worker.ready
+	pushed      bool      // is in worker.pushed
+	eof         bool      // the client will send nothing more
+	relaying    bool      // commands are passed on as they come, and replies too
+	inLent      bool      // a link owns the memory under in
+	inPlace     bool      // the next read lands in the spare capacity of in
+	deniedByUs  bool      // denied is the proxy's own word, not the upstream's
+	blockScript bool      // one of the commands that block counts is a script
+	muted       bool      // an error to the SUBSCRIBE in flight is not to be told
+	replyOff    bool
+	skipNext    bool
+	noEvict     bool // CLIENT NO-EVICT ON
+	killed      bool // goes once it has been answered
+
+	in      []byte
+	partial *resp.Reader
+	stuck   time.Duration // since when the input waits for the upstream; zero: it does not
+	out     outbox
 
 	inFlight      int
 	inFlightBytes int
@@ -79,18 +88,19 @@ type session struct {
 	pin           *pin
 	wait          *waiting
 	denied        []byte          // what the command at the front of the input is to be answered
-	deniedByUs    bool            // denied is the proxy's own word, not the upstream's
 	acks          *multiplex.Link // the former lane on which WAIT waits
 	doom          []byte          // what the client is told once nothing is in flight, before it goes
 	block         int             // commands of a transaction that follow, all in hand
-	blockScript   bool            // one of them is a script
-	muted         bool            // an error to the SUBSCRIBE in flight is not to be told
 	subs          *subscriber     // nil if the client has never subscribed, nor tracked keys
 	tracks        *trackingTable  // of its context, if that tracks what is read
+	who           *identity
 
-	who      *identity
-	replyOff bool
-	skipNext bool
+	// What CLIENT LIST tells of it. Owned by the loop.
+	active   time.Duration // when it last sent something, or was sent something
+	last     *row          // of its last command
+	commands uint64
+	received uint64 // bytes
+	sent     uint64 // bytes
 }
 
 // identity is what a client has said of itself.
@@ -107,12 +117,15 @@ type waiting struct {
 	since time.Time
 
 	forOthers bool // the command that waits may wait for others once it is sent
+	blocks    bool // and is one that blocks the client
 }
 
 // Data implements eventloop.Handler: the client has sent something.
 func (s *session) Data(b []byte) {
+	s.active = s.w.clock()
+	s.received += uint64(len(b))
 	if len(s.in) == 0 {
-		s.stuck = time.Time{}
+		s.stuck = 0
 	}
 	switch {
 	case s.state >= leaving, s.doom != nil:
@@ -174,8 +187,11 @@ func (s *session) advance(in []byte, borrowed bool) {
 		if n == 0 {
 			break
 		}
-		if r.Len() > 0 && !s.dispatch(r, in[:n], in[n:], borrowed) {
-			break
+		if r.Len() > 0 {
+			if !s.dispatch(r, in[:n], in[n:], borrowed) {
+				break
+			}
+			s.commands++
 		}
 		in = in[n:]
 		if s.partial != nil {
@@ -190,6 +206,9 @@ func (s *session) advance(in []byte, borrowed bool) {
 	if s.relaying {
 		s.in, s.partial = nil, nil
 		s.relay(in)
+		if s.eof {
+			s.close()
+		}
 		return
 	}
 	if s.state == flowing {
@@ -244,6 +263,12 @@ func (s *session) keepProgress(r *resp.Reader) {
 // for somebody else is cancelled.
 func (s *session) EOF() {
 	s.eof = true
+	s.cutOff()
+}
+
+// cutOff ends what would wait for others on behalf of a client that has hung up. It is called when the client does, and
+// when a command that may wait comes to be sent only then.
+func (s *session) cutOff() {
 	switch {
 	case s.state >= leaving:
 		s.close()
@@ -344,6 +369,7 @@ func (s *session) proceed() {
 			s.state = flowing
 		}
 	}
+	s.recount()
 	if s.state == flowing && s.doom == nil {
 		s.conn.ResumeRead()
 		if len(s.in) > 0 {
@@ -389,6 +415,8 @@ func (s *session) write(b []byte) {
 	if s.state == gone {
 		return
 	}
+	s.active = s.w.clock()
+	s.sent += uint64(len(b))
 	if s.out.size == 0 {
 		n, err := s.conn.Write(b)
 		if err != nil {
@@ -427,6 +455,7 @@ func (s *session) leave() {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.stopWaiting()
+	s.recount()
 	s.state, s.in, s.partial = leaving, nil, nil
 	s.conn.ReadInto(nil)
 	s.conn.ResumeRead() // and drop it: unread input would have the kernel reset the connection
@@ -475,6 +504,7 @@ func (s *session) release() {
 	s.ctx.Leave()
 	s.dropMoving()
 	s.in, s.partial, s.out = nil, nil, outbox{}
+	s.recount()
 	s.w.remove(s)
 }
 

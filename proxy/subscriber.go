@@ -123,6 +123,7 @@ func (s *session) subscribed(ch *channel) {
 // unsubscribed tells the client that the upstream has taken a subscription away.
 func (s *session) unsubscribed(ch *channel) {
 	delete(s.subs.to[ch.family], ch.name)
+	s.recount()
 	s.push(s.confirm(nil, ch.family, familyWords[ch.family].unsubscribe, []byte(ch.name)))
 }
 
@@ -207,6 +208,8 @@ func (s *session) push(frame []byte) {
 	if s.state >= leaving || s.subs == nil {
 		return
 	}
+	s.active = s.w.clock()
+	s.sent += uint64(len(frame))
 	frame[0] = '>'
 	if s.protocol() == 2 {
 		frame[0] = '*'

@@ -22,6 +22,15 @@ type row struct {
 // plain reports whether the command leaves nothing behind on the connection and answers at once.
 func (r *row) plain() bool { return r.how == read || r.how == share }
 
+// looks reports whether the commands of a treatment change nothing.
+func (t treatment) looks() bool {
+	switch t {
+	case read, info, configGet, clientList:
+		return true
+	}
+	return false
+}
+
 // shared reports whether the command goes on a lane whatever its arguments are.
 func (r *row) shared() bool { return r.plain() || r.how == script }
 
@@ -65,9 +74,9 @@ func newTable() *table {
 		t.at(name).how = share
 	}
 	for _, c := range t.commands {
-		c.writes = c.how != read || replicates(c.name)
+		c.writes = !c.how.looks() || replicates(c.name)
 		for _, sub := range c.subs {
-			sub.writes = sub.how != read
+			sub.writes = !sub.how.looks()
 		}
 	}
 	return t

@@ -238,11 +238,13 @@ func (s *session) track(c command) bool {
 func (s *session) trackOnPin(c command) {
 	p := s.pin
 	off := c.Len() > 2 && isWord(c.Arg(2), "OFF")
+	follow := p.follow(c)
 	s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 		if head[0] == '-' {
 			return
 		}
 		p.sticky = true
+		follow()
 		if off && s.state != gone && s.ctx.Tracking {
 			key := s.ctx.Key
 			key.Tracking = false

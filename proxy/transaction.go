@@ -11,8 +11,8 @@ import (
 // whole, or that has state in its body.
 type transaction struct {
 	queued  int
-	sticky  bool                        // once it has been executed, state will be left that we do not follow
-	answers map[int]func([]byte) []byte // what makes the client's reply of the upstream's, by place in the queue
+	sticky  bool             // once it has been executed, state will be left that we do not follow
+	answers map[int]answerer // what makes the client's reply of the upstream's, by place in the queue
 }
 
 // inTransaction treats a command between MULTI and EXEC.
@@ -30,6 +30,14 @@ func (s *session) inTransaction(c command) bool {
 	case hello:
 		if mentions(c, "AUTH") {
 			return s.startRelay(c)
+		}
+	case configSet:
+		if len(parseConfigSet(c).ours) > 0 {
+			// A command that is wrong has the upstream refuse the transaction.
+			s.submitRaw(p.link, resp.AppendCommand(nil, "GET"), s.collect(func([]byte) []byte {
+				return []byte(refusedInTransaction)
+			}))
+			return true
 		}
 	}
 	raw, answer, sticky := s.queue(c)
@@ -50,27 +58,39 @@ func (s *session) inTransaction(c command) bool {
 
 // queue says how a command is sent between MULTI and EXEC: as what, if not as it is; what becomes of its reply; and
 // whether it leaves state behind.
-func (s *session) queue(c command) (raw []byte, answer func([]byte) []byte, sticky bool) {
+func (s *session) queue(c command) (raw []byte, answer answerer, sticky bool) {
 	switch c.row.how {
-	case read, share, block, blockOption, waitAcks, flush, own, control, multi, watch, unwatch, exec, discard, reset:
+	case read, share, block, blockOption, waitAcks, flush, own, control, multi, watch, unwatch, exec, discard, reset, configSet:
+	case info, configGet, configResetStat, clientList, clientKill, clientUnblock:
+		q := s.questionFor(c, s.pin.link)
+		raw, answer = q.raw, q.answer
 	case script, once:
 		s.pin.once = true
 	case reload:
-		answer = func(reply []byte) []byte { s.w.reloaded(reply); return reply }
+		answer = atOnce(func(reply []byte) []byte { s.w.reloaded(reply); return reply })
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientMaint:
-		raw, answer = s.twin(c, s.pin.link)
+		var change func([]byte) []byte
+		raw, change = s.twin(c, s.pin.link)
+		answer = atOnce(change)
 	case hello:
-		answer, sticky = s.helloOnPin(c), true
+		answer, sticky = atOnce(s.helloOnPin(c)), true
 	default:
 		sticky = true
+		follow := s.pin.follow(c)
+		answer = atOnce(func(reply []byte) []byte {
+			if !isErrorReply(reply) {
+				follow()
+			}
+			return reply
+		})
 	}
 	return raw, answer, sticky
 }
 
-func (t *transaction) add(answer func([]byte) []byte, sticky bool) {
+func (t *transaction) add(answer answerer, sticky bool) {
 	if answer != nil {
 		if t.answers == nil {
-			t.answers = map[int]func([]byte) []byte{}
+			t.answers = map[int]answerer{}
 		}
 		t.answers[t.queued] = answer
 	}
@@ -92,36 +112,47 @@ func (s *session) endTransaction(c command) {
 	sp := &multiplex.Special{Done: over}
 	// The replies to what was queued are in by the time that EXEC's is, not before.
 	if s.inFlight > 0 || len(p.tx.answers) > 0 {
-		sp = s.collect(func(reply []byte) []byte {
+		sp = s.collectLater(func(reply []byte, done func([]byte)) {
 			tx := p.tx
 			over(reply)
-			return tx.answer(reply)
+			tx.answer(reply, done)
 		})
 	}
 	s.submit(p.link, c, sp)
 	s.bar()
 }
 
-// answer puts the client's own answers into the reply to EXEC.
-func (t *transaction) answer(reply []byte) []byte {
+// answer puts the client's own answers into the reply to EXEC, one after the other, and hands it to done.
+func (t *transaction) answer(reply []byte, done func([]byte)) {
 	header, rest, ok := bytes.Cut(reply, []byte("\r\n"))
 	if len(t.answers) == 0 || !ok || len(header) == 0 || header[0] != '*' {
-		return reply
+		done(reply)
+		return
 	}
 	out := append(append([]byte(nil), header...), '\r', '\n')
 	var f resp.Framer
-	for i := 0; len(rest) > 0; i++ {
-		n, _, err := f.Next(rest)
-		if err != nil {
-			return reply
+	var next func(i int)
+	next = func(i int) {
+		for ; len(rest) > 0; i++ {
+			n, _, err := f.Next(rest)
+			if err != nil {
+				done(reply)
+				return
+			}
+			element := rest[:n]
+			rest = rest[n:]
+			if answer := t.answers[i]; answer != nil {
+				answer(element, func(changed []byte) {
+					out = append(out, changed...)
+					next(i + 1)
+				})
+				return
+			}
+			out = append(out, element...)
 		}
-		element := rest[:n]
-		if change := t.answers[i]; change != nil {
-			element = change(element)
-		}
-		out, rest = append(out, element...), rest[n:]
+		done(out)
 	}
-	return out
+	next(0)
 }
 
 // mentions reports whether a word, which is in upper case, is among the arguments.

@@ -15,6 +15,8 @@ import (
 // worker is one event loop with the sessions that live on it.
 type worker struct {
 	// Static after construction.
+	srv      *Server
+	index    int // among the server's workers
 	cfg      *Config
 	log      *slog.Logger
 	loop     *eventloop.Loop
@@ -59,7 +61,7 @@ type counters struct {
 
 func newWorker(s *Server) (*worker, error) {
 	w := &worker{
-		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
+		srv: s, index: len(s.workers), cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
 		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
 		tracking: map[*multiplex.Context]*trackingTable{},
 	}
@@ -91,6 +93,7 @@ func (w *worker) tick() {
 	w.loop.AfterFunc(time.Second, w.tick)
 	w.pool.Tick()
 	w.curious = true
+	w.closeIdle()
 }
 
 // learn asks the upstream for its commands, if it is time to and a lane is there to ask on.
@@ -110,6 +113,9 @@ func (w *worker) reloaded(reply []byte) {
 		w.learner.changed()
 	}
 }
+
+// clock returns the time at which this turn began, since the server was made. It is never zero.
+func (w *worker) clock() time.Duration { return w.loop.Now().Sub(w.srv.started) }
 
 // flush ends a half of a turn: sessions that were waiting go on, then what all of them submitted is written.
 func (w *worker) flush() {
@@ -155,8 +161,8 @@ func (w *worker) flushPushed() {
 
 // admit makes a session of a connection that the gate has let in.
 func (w *worker) admit(in eventloop.Incoming) {
-	now := w.loop.Now()
-	s := &session{w: w, id: w.ids.Add(1), remote: in.Remote(), created: now}
+	now := w.clock()
+	s := &session{w: w, id: w.ids.Add(1), remote: in.Remote(), created: now, active: now}
 	conn, err := w.loop.Attach(in, s)
 	if err != nil {
 		w.gate.Leave()

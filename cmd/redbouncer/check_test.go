@@ -24,6 +24,8 @@ func Example_check() {
 	// resubscribe: no # default
 	// tcp-keepalive: 300s # default
 	// tcp-backlog: 511 # default
+	// timeout: 0s # default
+	// transaction-timeout: 60s # default
 	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream
 	// pool-size: 4 # --pool-size
 	// pool-timeout: 5s # default

@@ -29,6 +29,8 @@ type settings struct {
 	Resubscribe             value[yesNo]        `name:"resubscribe" default:"no" placeholder:"YES|NO" group:"clients" help:"Keep subscribers when the upstream connection breaks."`
 	TCPKeepAlive            value[seconds]      `name:"tcp-keepalive" default:"${tcp_keepalive}" placeholder:"TIME" group:"clients" help:"Probe a client that has been idle for so long. 0 is never."`
 	TCPBacklog              value[count]        `name:"tcp-backlog" default:"${tcp_backlog}" placeholder:"N" group:"clients" help:"Length of the queue of connections to accept."`
+	Timeout                 value[seconds]      `name:"timeout" default:"${timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has been idle for so long. 0 is never."`
+	TransactionTimeout      value[seconds]      `name:"transaction-timeout" default:"${transaction_timeout}" placeholder:"TIME" group:"clients" help:"Close a client silent for so long in a transaction. 0 is never."`
 
 	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
 	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
@@ -52,10 +54,12 @@ func defaults() kong.Vars {
 		"tcp_backlog":    strconv.Itoa(proxy.DefaultTCPBacklog),
 	}
 	for name, d := range map[string]time.Duration{
-		"tcp_keepalive":    proxy.DefaultTCPKeepAlive,
-		"pool_timeout":     proxy.DefaultPoolTimeout,
-		"upstream_timeout": proxy.DefaultUpstreamTimeout,
-		"shutdown_timeout": proxy.DefaultShutdownTimeout,
+		"timeout":             0,
+		"transaction_timeout": proxy.DefaultTransactionTimeout,
+		"tcp_keepalive":       proxy.DefaultTCPKeepAlive,
+		"pool_timeout":        proxy.DefaultPoolTimeout,
+		"upstream_timeout":    proxy.DefaultUpstreamTimeout,
+		"shutdown_timeout":    proxy.DefaultShutdownTimeout,
 	} {
 		vars[name] = seconds(d).String()
 	}
@@ -84,13 +88,15 @@ func (s *settings) config() proxy.Config {
 		keepAlive = -1 // Redis says 0 for off; the zero of Config is its default.
 	}
 	return proxy.Config{
-		Listen:       s.Listen.is,
-		Upstream:     s.Upstream.is.upstream,
-		MaxClients:   int(s.MaxClients.is),
-		PoolSize:     int(s.PoolSize.is),
-		Loops:        int(s.Loops.is),
-		TCPKeepAlive: keepAlive,
-		TCPBacklog:   int(s.TCPBacklog.is),
+		Listen:             s.Listen.is,
+		Upstream:           s.Upstream.is.upstream,
+		MaxClients:         int(s.MaxClients.is),
+		PoolSize:           int(s.PoolSize.is),
+		Loops:              int(s.Loops.is),
+		TCPKeepAlive:       keepAlive,
+		Timeout:            time.Duration(s.Timeout.is),
+		TransactionTimeout: time.Duration(s.TransactionTimeout.is),
+		TCPBacklog:         int(s.TCPBacklog.is),
 
 		PoolTimeout:     time.Duration(s.PoolTimeout.is),
 		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),

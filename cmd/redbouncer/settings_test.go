@@ -32,6 +32,8 @@ var samples = []struct {
 		}
 	}},
 	{"resubscribe", "yes", func(c *proxy.Config) { c.Resubscribe = true }},
+	{"timeout", "300", func(c *proxy.Config) { c.Timeout = 5 * time.Minute }},
+	{"transaction-timeout", "1m30s", func(c *proxy.Config) { c.TransactionTimeout = 90 * time.Second }},
 	{"tcp-keepalive", "60", func(c *proxy.Config) { c.TCPKeepAlive = time.Minute }},
 	{"tcp-backlog", "128", func(c *proxy.Config) { c.TCPBacklog = 128 }},
 	{"upstream", "rediss://bob:secret@redis.example:6390/3", func(c *proxy.Config) {
@@ -128,7 +130,8 @@ func TestTheDefaultsAreTheProxysOwn(t *testing.T) {
 		Listen: []string{proxy.DefaultListen}, Upstream: got.Upstream,
 		MaxClients: proxy.DefaultMaxClients, ProtectedMode: proxy.DefaultProtectedMode, PoolSize: proxy.DefaultPoolSize, Loops: proxy.DefaultLoops(),
 		TCPKeepAlive: proxy.DefaultTCPKeepAlive, TCPBacklog: proxy.DefaultTCPBacklog,
-		PoolTimeout: proxy.DefaultPoolTimeout, UpstreamTimeout: proxy.DefaultUpstreamTimeout,
+		TransactionTimeout: proxy.DefaultTransactionTimeout,
+		PoolTimeout:        proxy.DefaultPoolTimeout, UpstreamTimeout: proxy.DefaultUpstreamTimeout,
 		ShutdownTimeout: proxy.DefaultShutdownTimeout, ProtoMaxBulkLen: proxy.DefaultProtoMaxBulkLen,
 		ClientQueryBufferLimit:  proxy.DefaultClientQueryBufferLimit,
 		ClientOutputBufferLimit: proxy.DefaultClientOutputBufferLimit,
