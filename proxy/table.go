@@ -73,6 +73,11 @@ func newTable() *table {
 	for name := range strings.FieldsSeq(vectorCommands) {
 		t.at(name).how = share
 	}
+	for spec, list := range keyList {
+		for name := range strings.FieldsSeq(list) {
+			t.commands[name].keys = spec
+		}
+	}
 	for _, c := range t.commands {
 		c.writes = !c.how.looks() || replicates(c.name)
 		for _, sub := range c.subs {
