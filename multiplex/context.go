@@ -60,6 +60,9 @@ func (c *Context) Unauthenticated() bool {
 	return c.User == "" && c.pool.unauth
 }
 
+// Actor returns whom the context's clients are on the control connection.
+func (c *Context) Actor() Actor { return Actor{*c.cred, c.RESP} }
+
 // Enter counts a client in. Each Enter is followed by a Leave.
 func (c *Context) Enter() { c.users++ }
 

@@ -24,8 +24,7 @@ const (
 	flush
 	// own commands leave no state, but take long, or act on connections: a pin until the reply.
 	own
-	// control commands interrupt others, so they must not queue behind them: a pin until the reply, in database 0,
-	// because an upstream that is busy with a script refuses SELECT.
+	// control commands interrupt others, so they must not queue behind them: they go on the control connection.
 	control
 	// once commands get a pin that is closed after the reply.
 	once

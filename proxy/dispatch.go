@@ -70,6 +70,8 @@ func (s *session) dispatchState(c command) bool {
 	switch c.row.how {
 	case refuse:
 		return s.refuse(c)
+	case control:
+		return s.onControl(c)
 	case kill:
 		s.close()
 		return true

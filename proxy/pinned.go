@@ -17,6 +17,7 @@ type pin struct {
 	blocking bool         // the command in flight may wait for others
 	sticky   bool         // there is state that we do not follow: until the client goes
 	once     bool         // closed once it is given back
+	stranger bool         // it acts as another user than the context says
 	resp     uint8        // the protocol version that HELLO has set on it; 0: the context's
 }
 
@@ -75,6 +76,9 @@ func (s *session) onPin(c command) bool {
 	case c.row.how == subscribe:
 		return s.subscribe(c)
 	}
+	if c.row.how == control && !p.stranger {
+		return s.onControl(c)
+	}
 	if !c.row.plain() && s.inFlight > 0 {
 		s.state = barred
 		return false
@@ -123,7 +127,12 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
-		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.sticky = p.sticky || head[0] != '-' }})
+		stranger := c.row.how == auth
+		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
+			if head[0] != '-' {
+				p.sticky, p.stranger = true, p.stranger || stranger
+			}
+		}})
 	}
 	s.bar()
 	return true

@@ -32,7 +32,7 @@ type Server struct {
 	workers   []*worker
 	gate      *limits.Gate
 	budget    *limits.Budget
-	auth      *multiplex.Authenticator
+	control   *multiplex.Control
 	learner   *learner
 	protected bool // clients of other hosts are refused
 
@@ -66,7 +66,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), protected: cfg.protects()}
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
-	s.auth = multiplex.NewAuthenticator(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
+	s.control = multiplex.NewControl(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
 	for range cfg.Loops {
 		w, err := newWorker(s)
 		if err != nil {
@@ -151,7 +151,7 @@ func (s *Server) nudge() {
 // nil; or an error if that took longer than shutdown-timeout, when it has closed all the same. It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	var running errgroup.Group
-	running.Go(func() error { s.auth.Run(); return nil })
+	running.Go(func() error { s.control.Run(); return nil })
 	for _, w := range s.workers {
 		running.Go(func() error { w.run(); return nil })
 	}
@@ -165,7 +165,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
 		err = s.drain()
 	}
-	s.auth.Stop()
+	s.control.Stop()
 	for _, w := range s.workers {
 		w.loop.Post(w.abandon)
 		w.loop.Stop()

@@ -11,10 +11,10 @@ import (
 
 // sessionState says what a session is doing with its input.
 //
-//	flowing ◄──► barred         until nothing is in flight
-//	   ▲ ▲─────► awaitingLane   until its context has a lane
-//	   │ ▲─────► awaitingPin    until it gets a connection of its own
-//	   │ └─────► awaitingAuth   until the upstream has checked its credentials
+//	flowing ◄──► barred           until nothing is in flight
+//	   ▲ ▲─────► awaitingLane     until its context has a lane
+//	   │ ▲─────► awaitingPin      until it gets a connection of its own
+//	   │ └─────► awaitingControl  until the control connection has an answer for it
 //	   └───────► leaving ──► gone (terminal; any state may go there)
 type sessionState uint8
 
@@ -23,7 +23,7 @@ const (
 	barred
 	awaitingLane
 	awaitingPin
-	awaitingAuth
+	awaitingControl
 	leaving // has been said goodbye to: nothing is read, what is left is written
 	gone
 )

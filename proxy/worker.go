@@ -20,7 +20,7 @@ type worker struct {
 	loop     *eventloop.Loop
 	pool     *multiplex.Pool
 	gate     *limits.Gate
-	auth     *multiplex.Authenticator
+	control  *multiplex.Control
 	counters *counters
 	learner  *learner
 	ids      *atomic.Int64
@@ -59,7 +59,7 @@ type counters struct {
 
 func newWorker(s *Server) (*worker, error) {
 	w := &worker{
-		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
+		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, control: s.control, counters: &s.counters, ids: &s.ids,
 		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
 		tracking: map[*multiplex.Context]*trackingTable{},
 	}

@@ -17,22 +17,22 @@ type verdict struct {
 	err   error
 }
 
-// desk is a stage with an Authenticator.
+// desk is a stage with a Control.
 type desk struct {
 	*stage
-	auth *multiplex.Authenticator
+	control *multiplex.Control
 }
 
 func newDesk(t *testing.T, cfg settings, timeout time.Duration) *desk {
 	t.Helper()
 	s := newStage(t, cfg)
-	d := &desk{s, multiplex.NewAuthenticator(s.up, s.budget, timeout)}
+	d := &desk{s, multiplex.NewControl(s.up, s.budget, timeout)}
 	ended := make(chan struct{})
 	go d.run(ended)
 	t.Cleanup(func() {
 		s.redis.hangUp() // a goodbye is waited for
-		d.auth.Stop()
-		wait(t, "the authenticator's end", ended)
+		d.control.Stop()
+		wait(t, "its end", ended)
 		if n := s.budget.Open(limits.Control); n != 0 {
 			t.Errorf("at the end, %d connections are open", n)
 		}
@@ -40,17 +40,17 @@ func newDesk(t *testing.T, cfg settings, timeout time.Duration) *desk {
 	return d
 }
 
-// run checks until the Authenticator is stopped.
+// run checks until the Control is stopped.
 func (d *desk) run(ended chan<- struct{}) {
 	defer close(ended)
-	d.auth.Run()
+	d.control.Run()
 }
 
 // check asks for a check of a password.
 func (d *desk) check(password string) <-chan verdict {
 	out := make(chan verdict, 1)
 	raw := []byte("*2\r\n$4\r\nAUTH\r\n$1\r\n" + password + "\r\n")
-	if !d.auth.Check(raw, func(reply []byte, err error) { out <- verdict{string(reply), err} }) {
+	if !d.control.Check(raw, func(reply []byte, err error) { out <- verdict{string(reply), err} }) {
 		d.t.Error("the check is not taken")
 	}
 	return out
@@ -143,7 +143,7 @@ func TestAnUpstreamThatIsGoneIsWaitedForUpToTheTimeout(t *testing.T) {
 	})
 }
 
-func TestWithoutASlotOfItsOwnTheAuthenticatorMakesRoomAgain(t *testing.T) {
+func TestWithoutASlotOfItsOwnTheControlConnectionMakesRoomAgain(t *testing.T) {
 	d := newDesk(t, settings{size: 1}, patience)
 	d.play("a? GET k\nup1: handshake\nup1> GET k\nup1< +v\\r\\n\na< +v\\r\\n")
 	c := d.check("1")
