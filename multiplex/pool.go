@@ -271,6 +271,22 @@ func (p *Pool) relieve() {
 // Relieve is for the budget's nudge: it has the pool make room, soon. It may be called from any goroutine.
 func (p *Pool) Relieve() { p.loop.Post(func() { p.pressed = true }) }
 
+// Bypass has every lane on which something is in flight that may change data take nothing new: the upstream has been
+// told to put that off, and what came behind it would wait too.
+func (p *Pool) Bypass() {
+	for k := range p.links {
+		if k.kind != limits.Lane {
+			continue
+		}
+		for i := range k.queue.len() {
+			if e := k.queue.at(i); e.c != nil && e.flags&Safe == 0 {
+				k.drain()
+				break
+			}
+		}
+	}
+}
+
 // idlePinTime is how long a pin that nobody holds is kept.
 const idlePinTime = 10 * time.Second
 

@@ -26,6 +26,8 @@ const (
 	own
 	// control commands interrupt others, so they must not queue behind them: they go on the control connection.
 	control
+	// clientPause commands do so too, and have this proxy hold its clients back, or let them go.
+	clientPause
 	// once commands get a pin that is closed after the reply.
 	once
 	// stick commands leave state that the proxy does not follow: a pin for the client's life.
@@ -117,12 +119,13 @@ var commandList = map[treatment]string{
 	own: `
 		ACL|DELUSER ACL|DRYRUN ACL|GETUSER ACL|LIST ACL|LOAD ACL|LOG ACL|SAVE ACL|SETUSER ACL|USERS
 		BGREWRITEAOF BGSAVE CONFIG|RESETSTAT CONFIG|REWRITE CONFIG|SET
-		CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|PAUSE CLIENT|TRACKINGINFO
+		CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|TRACKINGINFO
 		CLUSTER|* FAILOVER FUNCTION|DELETE FUNCTION|FLUSH LATENCY|RESET MIGRATE
 		PFDEBUG PFSELFTEST REPLICAOF RESTORE-ASKING SAVE SCRIPT|FLUSH SLAVEOF SWAPDB TRIMSLOTS HOTKEYS HOTKEYS|*
 		BACKUP BACKUP|*`,
 	reload:        `MODULE|LOAD MODULE|LOADEX MODULE|UNLOAD`,
-	control:       `SCRIPT|KILL FUNCTION|KILL FUNCTION|STATS CLIENT|UNBLOCK CLIENT|UNPAUSE`,
+	control:       `SCRIPT|KILL FUNCTION|KILL FUNCTION|STATS CLIENT|UNBLOCK`,
+	clientPause:   `CLIENT|PAUSE CLIENT|UNPAUSE`,
 	once:          `DEBUG SHUTDOWN FUNCTION|LIST FUNCTION|LOAD FUNCTION|RESTORE`,
 	stick:         `ASKING CLIENT|CACHING CLIENT|CAPA CLIENT|IMPORT-SOURCE HIMPORT HIMPORT|*`,
 	relay:         `MONITOR SYNC PSYNC REPLCONF SCRIPT|DEBUG`,

@@ -21,22 +21,31 @@ func (s *session) onControl(c command) bool {
 // unless the client has gone, and returns what the client gets; nil: the client gets the reply as it is. The caller
 // has made sure that nothing is in flight, and must not touch raw any more.
 func (s *session) askControl(raw []byte, answered func(reply []byte) []byte) {
-	as := s.ctx.Actor()
-	as.RESP = s.protocol()
+	as := s.actor()
 	s.await(func(done func([]byte, error)) bool {
 		return s.w.control.Do(as, raw, done)
-	}, func(reply []byte, err error) {
-		switch {
-		case errors.Is(err, multiplex.ErrLost):
-			s.cut(err)
-			return
-		case err != nil:
-			reply = multiplex.ErrorLine(err)
-		case answered != nil:
-			reply = answered(reply)
-		}
-		s.answer(reply)
-	})
+	}, func(reply []byte, err error) { s.controlled(reply, err, answered) })
+}
+
+// controlled answers a command that has been run on the control connection.
+func (s *session) controlled(reply []byte, err error, answered func(reply []byte) []byte) {
+	switch {
+	case errors.Is(err, multiplex.ErrLost):
+		s.cut(err)
+		return
+	case err != nil:
+		reply = multiplex.ErrorLine(err)
+	case answered != nil:
+		reply = answered(reply)
+	}
+	s.answer(reply)
+}
+
+// actor returns whom the session is on the control connection.
+func (s *session) actor() multiplex.Actor {
+	as := s.ctx.Actor()
+	as.RESP = s.protocol()
+	return as
 }
 
 // await has the session wait for the control connection. Done gets the outcome on the loop, unless the client has gone.

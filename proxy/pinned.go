@@ -76,8 +76,8 @@ func (s *session) onPin(c command) bool {
 	case c.row.how == subscribe:
 		return s.subscribe(c)
 	}
-	if c.row.how == control && !p.stranger {
-		return s.onControl(c)
+	if c.row.interrupts() && !p.keepsControl() {
+		return s.dispatchState(c)
 	}
 	if !c.row.plain() && s.inFlight > 0 {
 		s.state = barred
@@ -125,6 +125,8 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, nil)
 	case reload:
 		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})
+	case clientPause:
+		s.submit(p.link, c, s.collect(s.pauseAnswer(c)))
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
 		stranger := c.row.how == auth

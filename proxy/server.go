@@ -40,6 +40,8 @@ type Server struct {
 	ids      atomic.Int64
 	counters counters
 
+	posting sync.Mutex // held while something is posted to all loops
+
 	// Owned by the first worker's loop.
 	turn       int // which worker gets the next client
 	stopAccept []func()
@@ -144,6 +146,15 @@ func (s *Server) Addrs() []net.Addr {
 func (s *Server) nudge() {
 	for _, w := range s.workers {
 		w.pool.Relieve()
+	}
+}
+
+// everywhere runs f on every loop, soon. Of two calls, all loops see the same one first.
+func (s *Server) everywhere(f func(*worker)) {
+	s.posting.Lock()
+	defer s.posting.Unlock()
+	for _, w := range s.workers {
+		w.loop.Post(func() { f(w) })
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 //	   ▲ ▲─────► awaitingLane     until its context has a lane
 //	   │ ▲─────► awaitingPin      until it gets a connection of its own
 //	   │ └─────► awaitingControl  until the control connection has an answer for it
+//	   ├───────► paused           until CLIENT PAUSE is over
 //	   └───────► leaving ──► gone (terminal; any state may go there)
 type sessionState uint8
 
@@ -24,6 +25,7 @@ const (
 	awaitingLane
 	awaitingPin
 	awaitingControl
+	paused
 	leaving // has been said goodbye to: nothing is read, what is left is written
 	gone
 )
@@ -271,7 +273,7 @@ func (s *session) HungUp() {
 
 // waitsForOthers reports whether the command at work may wait for what others do.
 func (s *session) waitsForOthers() bool {
-	return s.acks != nil || s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.forOthers
+	return s.state == paused || s.acks != nil || s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.forOthers
 }
 
 // Failed implements eventloop.Handler.
@@ -370,6 +372,8 @@ func (s *session) settle() {
 	case s.doom != nil:
 		s.write(s.doom)
 		s.leave()
+	case s.state == paused && (s.eof || s.w.stopping):
+		s.flushAndClose()
 	case s.state != flowing:
 	case s.eof, s.w.stopping:
 		s.leave()

@@ -59,6 +59,8 @@ func (s *session) queue(c command) (raw []byte, answer func([]byte) []byte, stic
 		answer = func(reply []byte) []byte { s.w.reloaded(reply); return reply }
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientMaint:
 		raw, answer = s.twin(c, s.pin.link)
+	case clientPause:
+		answer = s.pauseAnswer(c)
 	case hello:
 		answer, sticky = s.helloOnPin(c), true
 	default:

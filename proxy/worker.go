@@ -25,6 +25,8 @@ type worker struct {
 	learner  *learner
 	ids      *atomic.Int64
 	done     chan struct{} // closed when the loop has ended
+	// everywhere runs f on every loop, soon. Of two calls, all loops see the same one first.
+	everywhere func(f func(*worker))
 
 	// Owned by the loop.
 	table    *table
@@ -44,6 +46,7 @@ type worker struct {
 	blockUnknown bool
 	reader       resp.Reader // of commands that come in one piece
 	scanner      resp.Reader // looks ahead
+	pause        *pause      // CLIENT PAUSE, while it is in force
 	refusals     int
 	lingering    int
 	stopping     bool
@@ -61,7 +64,7 @@ func newWorker(s *Server) (*worker, error) {
 	w := &worker{
 		cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, control: s.control, counters: &s.counters, ids: &s.ids,
 		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
-		tracking: map[*multiplex.Context]*trackingTable{},
+		tracking: map[*multiplex.Context]*trackingTable{}, everywhere: s.everywhere,
 	}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
 	w.reader.MaxBulk = s.cfg.ProtoMaxBulkLen

@@ -1,0 +1,143 @@
+package proxy
+
+import (
+	"bytes"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// A command that CLIENT PAUSE has the upstream put off holds up everything behind it on its lane, other clients' reads
+// as well. So what the pause would put off stays here until it ends. The pause itself is the upstream's business: it
+// gets the command, as the client's user, and what it says counts.
+//
+// A pause that was set past the proxy is not known here: the lanes wait, and nothing is lost.
+
+// pause is a pause in force. As in Redis, the longest and the strictest win (networking.c: pauseClients).
+type pause struct {
+	until time.Time
+	all   bool // commands that only read are put off too
+	timer *eventloop.Timer
+}
+
+// onPause treats CLIENT PAUSE and CLIENT UNPAUSE.
+func (s *session) onPause(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	raw, effect := bytes.Clone(c.Bytes()), s.w.pauseEffect(c)
+	as := s.actor()
+	s.await(func(done func([]byte, error)) bool {
+		return s.w.control.Do(as, raw, func(reply []byte, err error) {
+			if err == nil {
+				effect(reply) // here, so that the order is the upstream's
+			}
+			done(reply, err)
+		})
+	}, func(reply []byte, err error) { s.controlled(reply, err, nil) })
+	return true
+}
+
+// pauseEffect returns what CLIENT PAUSE or UNPAUSE does to the clients of all loops, given the upstream's reply. It may
+// be called from any goroutine.
+func (w *worker) pauseEffect(c command) func(reply []byte) {
+	if c.row.name == "CLIENT|UNPAUSE" {
+		return func(reply []byte) {
+			if bytes.Equal(reply, replyOK) {
+				w.everywhere((*worker).unpause)
+			}
+		}
+	}
+	var ms int64
+	if c.Len() > 2 {
+		ms, _ = resp.ParseInt(c.Arg(2))
+	}
+	length := time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond)/2)) * time.Millisecond
+	all := c.Len() < 4 || isWord(c.Arg(3), "ALL")
+	return func(reply []byte) {
+		if bytes.Equal(reply, replyOK) {
+			until := time.Now().Add(length)
+			w.everywhere(func(w *worker) { w.startPause(until, all) })
+		}
+	}
+}
+
+// pauseAnswer is pauseEffect for a reply that comes on a pin.
+func (s *session) pauseAnswer(c command) func(reply []byte) []byte {
+	effect := s.w.pauseEffect(c)
+	return func(reply []byte) []byte { effect(reply); return reply }
+}
+
+// startPause has commands held back until a time: all of them, or those that may write.
+func (w *worker) startPause(until time.Time, all bool) {
+	if p := w.pause; p != nil {
+		p.timer.Stop()
+		all = all || p.all
+		if p.until.After(until) {
+			until = p.until
+		}
+	}
+	w.pause = &pause{until, all, w.loop.AfterFunc(time.Until(until), w.unpause)}
+	if !all {
+		w.pool.Bypass() // what was on its way may have come too late
+	}
+}
+
+// unpause has those that were held back go on.
+func (w *worker) unpause() {
+	if w.pause == nil {
+		return
+	}
+	w.pause.timer.Stop()
+	w.pause = nil
+	for s := w.sessions.next; s != &w.sessions; s = s.next {
+		if s.state == paused {
+			s.state = flowing
+			s.wake()
+		}
+	}
+}
+
+// holdBack holds a command back if the pause that is in force says so. On a pin, the upstream does that: there it stalls
+// nobody else. Rest is the input behind the command.
+func (s *session) holdBack(c command, rest []byte) bool {
+	if s.pin != nil && (!c.row.interrupts() || s.pin.keepsControl()) {
+		return false
+	}
+	if !s.w.pause.all && !s.mayWrite(c, rest) {
+		return false
+	}
+	s.state = paused
+	return true
+}
+
+// mayWrite reports whether a command is one that CLIENT PAUSE WRITE puts off, of those that go on a lane or block.
+func (s *session) mayWrite(c command, rest []byte) bool {
+	switch c.row.how {
+	case multi:
+		return s.wholeTransaction(c, rest).writes
+	case own, once:
+		return c.row.writes && s.isSubscribed() // then the lane is asked whether the client may
+	}
+	return c.row.stalls()
+}
+
+// stalls reports whether CLIENT PAUSE WRITE puts the command off on a lane, or may make it block longer.
+func (r *row) stalls() bool {
+	switch r.how {
+	case read, share, script, block, blockOption, flush:
+		return r.writes && !strings.HasSuffix(r.name, "_RO") // whether or not the upstream has said so
+	}
+	return false
+}
+
+// interrupts reports whether a command goes on the control connection.
+func (r *row) interrupts() bool { return r.how == control || r.how == clientPause }
+
+// keepsControl reports whether commands that interrupt others have to go on the pin: it says whom they act as, or that
+// they have to wait for EXEC.
+func (p *pin) keepsControl() bool { return p.tx != nil || p.stranger }
