@@ -31,6 +31,9 @@ type Config struct {
 	// Broken, if it is not nil, is called on the loop when a connection broke, or could not be opened: the upstream may
 	// have been replaced by the time that there is another.
 	Broken func()
+	// Vanished, if it is not nil, is called on the loop when a connection of a user broke and the upstream accepts that
+	// user's password no more.
+	Vanished func(user string)
 }
 
 // Pool is a loop's share of the upstream: its lanes, the pins that it has lent, and the idle ones that it keeps. It
@@ -45,6 +48,7 @@ type Pool struct {
 	untracked       func(*Context)
 	log             *slog.Logger
 	opened, broken  func()
+	vanished        func(user string)
 
 	// Owned by the loop.
 	contexts map[Key]*Context
@@ -76,6 +80,7 @@ func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
 		opened: cfg.Opened, broken: cfg.Broken,
+		vanished: cfg.Vanished,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
 		pinQueue: map[*limits.Request]*PinRequest{},
 	}
@@ -113,6 +118,29 @@ func (p *Pool) SetPassword(user, password string) {
 		return
 	}
 	p.creds[user] = &credential{user, password, true}
+}
+
+// Verify sees whether the upstream still knows a user, if there are clients of this user that have no lane. It is
+// called when one of the user's connections has ended, as it does when the user is deleted: Redis closes all of them, and
+// so those clients are to be closed that have had nothing in flight.
+func (p *Pool) Verify(user string) {
+	if user == "" {
+		return
+	}
+	var c *Context
+	for key, other := range p.contexts {
+		switch {
+		case key.User != user:
+		case other.probing:
+			return
+		case other.users > 0 && other.link == nil:
+			c = other
+		}
+	}
+	if c != nil {
+		c.probing = true
+		c.open()
+	}
 }
 
 // forget drops a context that nobody needs, and with a user's last context the password.

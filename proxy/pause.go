@@ -45,12 +45,31 @@ func (s *session) onPause(c command) bool {
 // pauseEffect returns what CLIENT PAUSE or UNPAUSE does to the clients of all loops, given the upstream's reply. It may
 // be called from any goroutine.
 func (w *worker) pauseEffect(c command) func(reply []byte) {
-	if c.row.name == "CLIENT|UNPAUSE" {
-		return func(reply []byte) {
-			if bytes.Equal(reply, replyOK) {
-				w.everywhere((*worker).unpause)
-			}
+	change := pauseChange(c)
+	return func(reply []byte) {
+		if bytes.Equal(reply, replyOK) {
+			w.everywhere(change())
 		}
+	}
+}
+
+// pauseAnswer is pauseEffect for a reply that comes on a pin. It takes effect here before the client has it.
+func (s *session) pauseAnswer(c command) func(reply []byte) []byte {
+	change := pauseChange(c)
+	return func(reply []byte) []byte {
+		if bytes.Equal(reply, replyOK) {
+			f := change()
+			f(s.w)
+			s.w.everywhere(f)
+		}
+		return reply
+	}
+}
+
+// pauseChange returns what CLIENT PAUSE or UNPAUSE changes on each loop, from the time of the call on.
+func pauseChange(c command) func() func(*worker) {
+	if c.row.name == "CLIENT|UNPAUSE" {
+		return func() func(*worker) { return (*worker).unpause }
 	}
 	var ms int64
 	if c.Len() > 2 {
@@ -58,18 +77,10 @@ func (w *worker) pauseEffect(c command) func(reply []byte) {
 	}
 	length := time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond)/2)) * time.Millisecond
 	all := c.Len() < 4 || isWord(c.Arg(3), "ALL")
-	return func(reply []byte) {
-		if bytes.Equal(reply, replyOK) {
-			until := time.Now().Add(length)
-			w.everywhere(func(w *worker) { w.startPause(until, all) })
-		}
+	return func() func(*worker) {
+		until := time.Now().Add(length)
+		return func(w *worker) { w.startPause(until, all) }
 	}
-}
-
-// pauseAnswer is pauseEffect for a reply that comes on a pin.
-func (s *session) pauseAnswer(c command) func(reply []byte) []byte {
-	effect := s.w.pauseEffect(c)
-	return func(reply []byte) []byte { effect(reply); return reply }
 }
 
 // startPause has commands held back until a time: all of them, or those that may write.

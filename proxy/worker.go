@@ -78,6 +78,7 @@ func newWorker(s *Server) (*worker, error) {
 		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
 		Pushed: w.trackingPushed, Untracked: w.untracked,
 		Opened: func() { w.curious = true }, Broken: s.learner.changed,
+		Vanished: w.vanished,
 	})
 	return w, nil
 }
@@ -200,6 +201,26 @@ func (w *worker) stop(done func()) {
 		s = next
 	}
 	w.checkStopped()
+}
+
+// vanished closes the clients of a user that the upstream does not accept any more, as the upstream has done with those
+// that had a connection of theirs: see multiplex.Pool.Verify. One that still has a connection goes with it.
+func (w *worker) vanished(user string) {
+	closed := 0
+	for s := w.sessions.next; s != &w.sessions; {
+		next := s.next
+		if s.ctx.User == user && s.ctx.Link() == nil && s.pin == nil && s.state < leaving {
+			closed++
+			w.counters.lost.Add(1)
+			s.flushAndClose()
+		}
+		s = next
+	}
+	if closed == 0 {
+		return
+	}
+	w.log.Info("clients closed: the upstream does not accept their user any more", "user", user, "clients", closed)
+	w.everywhere(func(other *worker) { other.pool.Verify(user) })
 }
 
 // checkStopped reports the end of the last session.
