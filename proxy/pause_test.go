@@ -208,6 +208,7 @@ func TestAProxyThatStopsDoesNotWaitForAPauseToEnd(t *testing.T) {
 func TestWhenManyWriteAPauseLeavesALaneToThoseWhoRead(t *testing.T) {
 	_, p := redisAndProxy(t, nil)
 	admin, reader := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	expect(t, admin, "SET k v", "+OK\r\n")
 	var writers []*proxytest.Conn
 	for range 20 {
 		c := proxytest.Dial(t, p.Addr())
