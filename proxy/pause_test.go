@@ -162,6 +162,30 @@ func TestATransactionThatWritesWaitsAndOneThatReadsDoesNot(t *testing.T) {
 	`)
 }
 
+func TestASubscriberHoldsUpNobodyEither(t *testing.T) {
+	_, p := redisAndProxy(t, nil)
+	proxytest.Converse(t, p.Addr(), nil, `
+		two> SUBSCRIBE news
+		two< *3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1
+		three> HELLO 3
+		three~ ^%
+		three> SUBSCRIBE news
+		three< >3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1
+		admin> CLIENT PAUSE 60000 WRITE
+		admin< +OK
+		two> SET k v
+		three> PUBLISH news x
+		other> SUBSCRIBE more
+		other< *3\r\n$9\r\nsubscribe\r\n$4\r\nmore\r\n:1
+		reader> GET k
+		reader< $-1
+		admin> CLIENT UNPAUSE
+		admin< +OK
+		two~ ^(-ERR Can't execute 'set'|\*3)
+		two~ ^(-ERR Can't execute 'set'|\*3)
+	`)
+}
+
 func TestWhoHangsUpDuringAPauseIsGone(t *testing.T) {
 	_, p := redisAndProxy(t, nil)
 	admin := proxytest.Dial(t, p.Addr())
