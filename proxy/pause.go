@@ -34,7 +34,7 @@ func (s *session) onPause(c command) bool {
 	s.await(func(done func([]byte, error)) bool {
 		return s.w.control.Do(as, raw, func(reply []byte, err error) {
 			if err == nil {
-				effect(reply) // here, so that the order is the upstream's
+				effect(reply) // here, so that the order is the upstream's, and before anybody knows
 			}
 			done(reply, err)
 		})
@@ -42,13 +42,13 @@ func (s *session) onPause(c command) bool {
 	return true
 }
 
-// pauseEffect returns what CLIENT PAUSE or UNPAUSE does to the clients of all loops, given the upstream's reply. It may
-// be called from any goroutine.
+// pauseEffect returns what CLIENT PAUSE or UNPAUSE does to the clients of all loops, given the upstream's reply. It has
+// done so when it returns, and is for the control connection's goroutine, which ends before the loops do.
 func (w *worker) pauseEffect(c command) func(reply []byte) {
 	change := pauseChange(c)
 	return func(reply []byte) {
 		if bytes.Equal(reply, replyOK) {
-			w.everywhere(change())
+			w.everywhere(change()).Wait()
 		}
 	}
 }

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -230,29 +231,38 @@ func TestAProxyThatStopsDoesNotWaitForAPauseToEnd(t *testing.T) {
 }
 
 func TestWhenManyWriteAPauseLeavesALaneToThoseWhoRead(t *testing.T) {
-	_, p := redisAndProxy(t, nil)
-	admin, reader := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
-	expect(t, admin, "SET k v", "+OK\r\n")
-	var writers []*proxytest.Conn
-	for range 20 {
-		c := proxytest.Dial(t, p.Addr())
-		writers = append(writers, c)
-		c.Write(strings.Repeat(proxytest.Command("SET", "k", "v"), 2000))
+	for _, loops := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d loops", loops), func(t *testing.T) {
+			_, p := redisAndProxy(t, func(c *proxy.Config) { c.Loops = loops })
+			admin := proxytest.Dial(t, p.Addr())
+			expect(t, admin, "SET k v", "+OK\r\n")
+			var readers, writers []*proxytest.Conn
+			for range 2 * loops {
+				readers = append(readers, proxytest.Dial(t, p.Addr()))
+			}
+			for range 20 {
+				c := proxytest.Dial(t, p.Addr())
+				writers = append(writers, c)
+				c.Write(strings.Repeat(proxytest.Command("SET", "k", "v"), 2000))
+			}
+			expect(t, admin, "CLIENT PAUSE 60000 WRITE", "+OK\r\n")
+			for range 100 {
+				for _, c := range readers {
+					expect(t, c, "GET k", "$1\r\nv\r\n")
+				}
+			}
+			expect(t, admin, "CLIENT UNPAUSE", "+OK\r\n")
+			for _, c := range writers {
+				for range 2000 {
+					expectNext(t, c, "+OK\r\n")
+				}
+			}
+			for _, c := range slices.Concat(readers, writers, []*proxytest.Conn{admin}) {
+				c.Close()
+			}
+			allGone(t, p)
+		})
 	}
-	expect(t, admin, "CLIENT PAUSE 60000 WRITE", "+OK\r\n")
-	for range 100 {
-		expect(t, reader, "GET k", "$1\r\nv\r\n")
-	}
-	expect(t, admin, "CLIENT UNPAUSE", "+OK\r\n")
-	for _, c := range writers {
-		for range 2000 {
-			expectNext(t, c, "+OK\r\n")
-		}
-		c.Close()
-	}
-	admin.Close()
-	reader.Close()
-	allGone(t, p)
 }
 
 func TestAPauseSetPastTheProxyLosesNothing(t *testing.T) {

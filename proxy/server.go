@@ -149,13 +149,19 @@ func (s *Server) nudge() {
 	}
 }
 
-// everywhere runs f on every loop, soon. Of two calls, all loops see the same one first.
-func (s *Server) everywhere(f func(*worker)) {
+// everywhere runs f on every loop, soon, and returns what to wait for until it has been run; not on a loop, and not once
+// the loops have been told to stop. Of two calls, all loops see the same one first.
+func (s *Server) everywhere(f func(*worker)) *sync.WaitGroup {
+	var running sync.WaitGroup
 	s.posting.Lock()
 	defer s.posting.Unlock()
 	for _, w := range s.workers {
-		w.loop.Post(func() { f(w) })
+		running.Add(1)
+		if !w.loop.Post(func() { defer running.Done(); f(w) }) {
+			running.Done()
+		}
 	}
+	return &running
 }
 
 // Run serves until ctx is done. Then it accepts nobody any more, answers what it has been sent, closes, and returns

@@ -3,6 +3,7 @@ package proxy
 import (
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,18 +16,17 @@ import (
 // worker is one event loop with the sessions that live on it.
 type worker struct {
 	// Static after construction.
-	cfg      *Config
-	log      *slog.Logger
-	loop     *eventloop.Loop
-	pool     *multiplex.Pool
-	gate     *limits.Gate
-	control  *multiplex.Control
-	counters *counters
-	learner  *learner
-	ids      *atomic.Int64
-	done     chan struct{} // closed when the loop has ended
-	// everywhere runs f on every loop, soon. Of two calls, all loops see the same one first.
-	everywhere func(f func(*worker))
+	cfg        *Config
+	log        *slog.Logger
+	loop       *eventloop.Loop
+	pool       *multiplex.Pool
+	gate       *limits.Gate
+	control    *multiplex.Control
+	counters   *counters
+	learner    *learner
+	ids        *atomic.Int64
+	done       chan struct{}                         // closed when the loop has ended
+	everywhere func(f func(*worker)) *sync.WaitGroup // see Server.everywhere
 
 	// Owned by the loop.
 	table    *table
