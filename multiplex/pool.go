@@ -299,20 +299,37 @@ func (p *Pool) relieve() {
 // Relieve is for the budget's nudge: it has the pool make room, soon. It may be called from any goroutine.
 func (p *Pool) Relieve() { p.loop.Post(func() { p.pressed = true }) }
 
+// Writing reports whether something is in flight on a lane that takes requests that may change data.
+func (p *Pool) Writing() bool {
+	for k := range p.links {
+		if k.writing() {
+			return true
+		}
+	}
+	return false
+}
+
 // Bypass has every lane on which something is in flight that may change data take nothing new: the upstream has been
 // told to put that off, and what came behind it would wait too.
 func (p *Pool) Bypass() {
 	for k := range p.links {
-		if k.kind != limits.Lane {
-			continue
-		}
-		for i := range k.queue.len() {
-			if e := k.queue.at(i); e.c != nil && e.flags&Safe == 0 {
-				k.drain()
-				break
-			}
+		if k.writing() {
+			k.drain()
 		}
 	}
+}
+
+// writing reports whether this is a lane with something in flight, of a client's, that may change data.
+func (k *Link) writing() bool {
+	if k.kind != limits.Lane || k.state != serving {
+		return false
+	}
+	for i := range k.queue.len() {
+		if e := k.queue.at(i); e.c != nil && e.flags&Safe == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // idlePinTime is how long a pin that nobody holds is kept.

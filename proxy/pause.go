@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
@@ -20,6 +21,7 @@ import (
 type pause struct {
 	until time.Time
 	all   bool // commands that only read are put off too
+	hush  bool // it is about to begin
 	timer *eventloop.Timer
 }
 
@@ -29,17 +31,72 @@ func (s *session) onPause(c command) bool {
 		s.state = barred
 		return false
 	}
-	raw, effect := bytes.Clone(c.Bytes()), s.w.pauseEffect(c)
-	as := s.actor()
+	as, w := s.actor(), s.w
+	raw, effect, writes := bytes.Clone(c.Bytes()), w.pauseEffect(c), c.Len() == 4 && isWord(c.Arg(3), "WRITE")
 	s.await(func(done func([]byte, error)) bool {
-		return s.w.control.Do(as, raw, func(reply []byte, err error) {
-			if err == nil {
-				effect(reply) // here, so that the order is the upstream's, and before anybody knows
+		run := func() bool {
+			return w.control.Do(as, raw, func(reply []byte, err error) {
+				if err == nil {
+					effect(reply) // here, so that the order is the upstream's, and before anybody knows
+				}
+				w.everywhere((*worker).endHush)
+				done(reply, err)
+			})
+		}
+		if !writes {
+			return run()
+		}
+		return w.control.Do(as, mayPause, func(reply []byte, err error) {
+			if err == nil && bytes.HasPrefix(reply, []byte("-ERR timeout")) {
+				w.hush()
 			}
-			done(reply, err)
+			if !run() {
+				w.everywhere((*worker).endHush)
+				done(nil, errFull)
+			}
 		})
 	}, func(reply []byte, err error) { s.controlled(reply, err, nil) })
 	return true
+}
+
+// mayPause finds out whether a user may use CLIENT PAUSE: then it is the argument that is wrong.
+var mayPause = resp.AppendCommand(nil, "CLIENT", "PAUSE", "?", "WRITE")
+
+const (
+	// hushTime is how long CLIENT PAUSE WRITE waits for writes that are in flight.
+	hushTime = 100 * time.Millisecond
+	// hushLimit bounds the time that writes are held back for a pause that does not come.
+	hushLimit = time.Second
+)
+
+// hush has writes held back on all loops, and waits until those in flight have been answered: the pause would overtake
+// them, and the reads behind them would wait for its end. Only for a user who may pause everybody anyway. It is for the
+// control connection's goroutine.
+func (w *worker) hush() {
+	w.everywhere((*worker).beginHush).Wait()
+	for end := time.Now().Add(hushTime); time.Now().Before(end); time.Sleep(time.Millisecond / 4) {
+		var writing atomic.Bool
+		w.everywhere(func(w *worker) {
+			if w.pool.Writing() {
+				writing.Store(true)
+			}
+		}).Wait()
+		if !writing.Load() {
+			return
+		}
+	}
+}
+
+func (w *worker) beginHush() {
+	if w.pause == nil {
+		w.pause = &pause{hush: true, timer: w.loop.AfterFunc(hushLimit, w.unpause)}
+	}
+}
+
+func (w *worker) endHush() {
+	if w.pause != nil && w.pause.hush {
+		w.unpause()
+	}
 }
 
 // pauseEffect returns what CLIENT PAUSE or UNPAUSE does to the clients of all loops, given the upstream's reply. It has
@@ -87,12 +144,12 @@ func pauseChange(c command) func() func(*worker) {
 func (w *worker) startPause(until time.Time, all bool) {
 	if p := w.pause; p != nil {
 		p.timer.Stop()
-		all = all || p.all
+		all = all || p.all // a hush has neither
 		if p.until.After(until) {
 			until = p.until
 		}
 	}
-	w.pause = &pause{until, all, w.loop.AfterFunc(time.Until(until), w.unpause)}
+	w.pause = &pause{until: until, all: all, timer: w.loop.AfterFunc(time.Until(until), w.unpause)}
 	if !all {
 		w.pool.Bypass() // what was on its way may have come too late
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,6 +263,46 @@ func TestWhenManyWriteAPauseLeavesALaneToThoseWhoRead(t *testing.T) {
 				c.Close()
 			}
 			allGone(t, p)
+		})
+	}
+}
+
+func TestAPauseDelaysNotOneReadThatIsUnderWay(t *testing.T) {
+	for _, loops := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d loops", loops), func(t *testing.T) {
+			_, p := redisAndProxy(t, func(c *proxy.Config) { c.Loops = loops })
+			var stop atomic.Bool
+			var all sync.WaitGroup
+			var slowest [6]time.Duration
+			for i := range slowest {
+				r, w := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+				all.Go(func() {
+					for !stop.Load() {
+						start := time.Now()
+						r.Do("GET", "k")
+						slowest[i] = max(slowest[i], time.Since(start))
+					}
+				})
+				all.Go(func() {
+					for !stop.Load() {
+						w.Do("SET", "k", "v")
+					}
+				})
+			}
+			admin := proxytest.Dial(t, p.Addr())
+			for range 5 {
+				time.Sleep(20 * time.Millisecond)
+				expect(t, admin, "CLIENT PAUSE 1000 WRITE", "+OK\r\n")
+				time.Sleep(20 * time.Millisecond)
+				expect(t, admin, "GET k", "$1\r\nv\r\n")
+				time.Sleep(480 * time.Millisecond)
+				expect(t, admin, "CLIENT UNPAUSE", "+OK\r\n")
+			}
+			stop.Store(true)
+			all.Wait()
+			if d := slices.Max(slowest[:]); d > 400*time.Millisecond {
+				t.Errorf("the slowest of %v took %v", slowest, d)
+			}
 		})
 	}
 }
