@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
@@ -47,7 +49,11 @@ func (s *session) onPause(c command) bool {
 			return run()
 		}
 		return w.control.Do(as, mayPause, func(reply []byte, err error) {
-			if err == nil && bytes.HasPrefix(reply, []byte("-ERR timeout")) {
+			switch {
+			case err != nil && !errors.Is(err, multiplex.ErrLost): // it was nothing of the client's that was lost
+				done(nil, err)
+				return
+			case bytes.HasPrefix(reply, []byte("-ERR timeout")):
 				w.hush()
 			}
 			if !run() {
