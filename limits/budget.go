@@ -10,7 +10,7 @@ const (
 	Lane Kind = iota
 	// Pin is a connection lent to one session.
 	Pin
-	// Control is a connection that carries no client's data: it checks credentials.
+	// Control is a connection that carries no client's data: it checks credentials, and overtakes what others wait for.
 	Control
 	kinds
 )

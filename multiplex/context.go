@@ -1,6 +1,8 @@
 package multiplex
 
 import (
+	"bytes"
+
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 )
@@ -30,9 +32,11 @@ type Context struct {
 	cred *credential
 
 	// Owned by the loop.
-	users   int   // clients that are in this context
-	link    *Link // the lane; nil while there is none to submit to
-	opening bool  // a lane has been asked for
+	users   int    // clients that are in this context
+	link    *Link  // the lane; nil while there is none to submit to
+	opening bool   // a lane has been asked for
+	probing bool   // it is asked for to see whether the upstream still knows the user
+	tried   string // the password that the lane is being opened with
 	request *limits.Request
 	retry   *eventloop.Timer
 	waiters map[Waiter]struct{}
@@ -60,6 +64,9 @@ func (c *Context) Unauthenticated() bool {
 	return c.User == "" && c.pool.unauth
 }
 
+// Actor returns whom the context's clients are on the control connection.
+func (c *Context) Actor() Actor { return Actor{*c.cred, c.RESP} }
+
 // Enter counts a client in. Each Enter is followed by a Leave.
 func (c *Context) Enter() { c.users++ }
 
@@ -84,6 +91,9 @@ func (c *Context) Abandon(w Waiter) { delete(c.waiters, w) }
 // wanted reports whether anybody waits for the context's lane.
 func (c *Context) wanted() bool { return len(c.waiters) > 0 || len(c.resend) > 0 }
 
+// probed reports whether a lane is to show that the upstream still knows the user, of clients that are there.
+func (c *Context) probed() bool { return c.probing && c.users > 0 }
+
 // open asks the budget for a lane, unless one has been asked for.
 func (c *Context) open() {
 	if c.opening || c.link != nil {
@@ -100,15 +110,20 @@ func (c *Context) open() {
 // granted goes on with a slot of the budget in hand.
 func (c *Context) granted() {
 	c.request = nil
-	if !c.wanted() {
+	p := c.pool
+	if !c.wanted() && !c.probed() {
+		probing := c.probing
 		c.giveUp()
+		if probing {
+			p.Verify(c.User)
+		}
 		return
 	}
-	p := c.pool
 	if d := p.backoff.remaining(p.loop.Now()); d > 0 {
 		c.retry = p.loop.AfterFunc(d, c.granted)
 		return
 	}
+	c.tried = c.cred.password
 	p.dial(c, limits.Lane, c.dialed)
 }
 
@@ -123,15 +138,21 @@ func (c *Context) dialed(est *established, err error) {
 		c.serve(k)
 	case isUnreachable(err):
 		c.granted() // waits for the backoff
+	case c.cred.password != c.tried:
+		c.granted() // a client has shown a better one meanwhile
 	default:
+		vanished := c.probing && bytes.HasPrefix(ErrorLine(err), []byte("-WRONGPASS"))
 		c.giveUp()
+		if vanished && c.pool.vanished != nil {
+			c.pool.vanished(c.User)
+		}
 		c.failWaiters(err)
 	}
 }
 
 // giveUp returns the slot: nobody waits any more, or the upstream does not want us in this context.
 func (c *Context) giveUp() {
-	c.opening, c.retry = false, nil
+	c.opening, c.probing, c.tried, c.retry = false, false, "", nil
 	c.pool.budget.Release(limits.Lane)
 	c.pool.forget(c)
 }
@@ -139,7 +160,7 @@ func (c *Context) giveUp() {
 // serve makes a connection the context's lane. What the last lane left behind goes first, then everybody who
 // waited.
 func (c *Context) serve(k *Link) {
-	c.opening, c.link = false, k
+	c.opening, c.probing, c.tried, c.link = false, false, "", k
 	k.heard = c.Tracking
 	c.resubmit(k)
 	waiters := c.waiters

@@ -12,5 +12,7 @@
 //	    belongs to the n-th request.
 //	  - As a pin it is lent to one client, for as long as the client's state lives on it.
 //
+// Beside them there is one connection for all loops, [Control], for what must not wait behind data.
+//
 // The package knows no commands but those of its own handshake.
 package multiplex

@@ -461,12 +461,13 @@ func (k *Link) broke(err error) {
 	}
 	if owner != nil {
 		owner.Lost(err)
-		return
+	} else {
+		k.salvage(err)
 	}
-	k.salvage(err)
 	if c.wanted() {
 		c.open()
 	}
+	k.pool.Verify(c.User)
 	k.pool.forget(c)
 }
 

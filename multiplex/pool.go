@@ -31,6 +31,9 @@ type Config struct {
 	// Broken, if it is not nil, is called on the loop when a connection broke, or could not be opened: the upstream may
 	// have been replaced by the time that there is another.
 	Broken func()
+	// Vanished, if it is not nil, is called on the loop when a connection of a user broke and the upstream accepts that
+	// user's password no more.
+	Vanished func(user string)
 }
 
 // Pool is a loop's share of the upstream: its lanes, the pins that it has lent, and the idle ones that it keeps. It
@@ -45,6 +48,7 @@ type Pool struct {
 	untracked       func(*Context)
 	log             *slog.Logger
 	opened, broken  func()
+	vanished        func(user string)
 
 	// Owned by the loop.
 	contexts map[Key]*Context
@@ -76,6 +80,7 @@ func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
 		opened: cfg.Opened, broken: cfg.Broken,
+		vanished: cfg.Vanished,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
 		pinQueue: map[*limits.Request]*PinRequest{},
 	}
@@ -113,6 +118,29 @@ func (p *Pool) SetPassword(user, password string) {
 		return
 	}
 	p.creds[user] = &credential{user, password, true}
+}
+
+// Verify sees whether the upstream still knows a user, if there are clients of this user that have no lane. It is
+// called when one of the user's connections has ended, as it does when the user is deleted: Redis closes all of them, and
+// so those clients are to be closed that have had nothing in flight.
+func (p *Pool) Verify(user string) {
+	if user == "" {
+		return
+	}
+	var c *Context
+	for key, other := range p.contexts {
+		switch {
+		case key.User != user:
+		case other.probing:
+			return
+		case other.users > 0 && other.link == nil:
+			c = other
+		}
+	}
+	if c != nil {
+		c.probing = true
+		c.open()
+	}
 }
 
 // forget drops a context that nobody needs, and with a user's last context the password.
@@ -270,6 +298,39 @@ func (p *Pool) relieve() {
 
 // Relieve is for the budget's nudge: it has the pool make room, soon. It may be called from any goroutine.
 func (p *Pool) Relieve() { p.loop.Post(func() { p.pressed = true }) }
+
+// Writing reports whether something is in flight on a lane that takes requests that may change data.
+func (p *Pool) Writing() bool {
+	for k := range p.links {
+		if k.writing() {
+			return true
+		}
+	}
+	return false
+}
+
+// Bypass has every lane on which something is in flight that may change data take nothing new: the upstream has been
+// told to put that off, and what came behind it would wait too.
+func (p *Pool) Bypass() {
+	for k := range p.links {
+		if k.writing() {
+			k.drain()
+		}
+	}
+}
+
+// writing reports whether this is a lane with something in flight, of a client's, that may change data.
+func (k *Link) writing() bool {
+	if k.kind != limits.Lane || k.state != serving {
+		return false
+	}
+	for i := range k.queue.len() {
+		if e := k.queue.at(i); e.c != nil && e.flags&Safe == 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // idlePinTime is how long a pin that nobody holds is kept.
 const idlePinTime = 10 * time.Second

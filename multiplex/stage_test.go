@@ -54,6 +54,9 @@ type stage struct {
 	redis  *fake
 	up     *multiplex.Upstream
 
+	// Owned by the loop.
+	vanished []string // users whose clients would have been closed
+
 	// The test's.
 	clients map[string]*client
 	keys    map[string]multiplex.Key // of clients that are in another context than the first
@@ -99,6 +102,7 @@ func newStage(t *testing.T, cfg settings) *stage {
 	s.budget = limits.NewBudget(cfg.size, 1, func() { s.pool.Relieve() })
 	s.pool = multiplex.NewPool(multiplex.Config{
 		Loop: loop, Upstream: up, Budget: s.budget, UpstreamTimeout: cfg.timeout, Log: slog.New(slog.DiscardHandler),
+		Vanished: func(user string) { s.vanished = append(s.vanished, user) },
 	})
 	ended := make(chan struct{})
 	go s.run(ended)

@@ -299,9 +299,9 @@ func stress(t *testing.T, size int, streams bool, duration time.Duration) {
 	for n := range size/4 + 1 { // two loops for the largest
 		crowds = append(crowds, newCrowd(t, n, streams, up, budget))
 	}
-	auth := multiplex.NewAuthenticator(up, budget, patience)
+	control := multiplex.NewControl(up, budget, patience)
 	var running sync.WaitGroup
-	running.Go(auth.Run)
+	running.Go(control.Run)
 	for _, x := range crowds {
 		running.Go(x.loop.Run)
 		x.loop.Post(x.begin)
@@ -309,11 +309,11 @@ func stress(t *testing.T, size int, streams bool, duration time.Duration) {
 	for end := time.Now().Add(duration); time.Now().Before(end); {
 		checked := make(chan struct{})
 		// An error is fine here: it may have hung up twice.
-		auth.Check(resp.AppendCommand(nil, "AUTH", "x"), func([]byte, error) { close(checked) })
+		control.Check(resp.AppendCommand(nil, "AUTH", "x"), func([]byte, error) { close(checked) })
 		wait(t, "a check", checked)
 		time.Sleep(time.Millisecond)
 	}
-	auth.Stop()
+	control.Stop()
 	for _, x := range crowds {
 		x.loop.Post(func() { x.over = true })
 		wait(t, "the visitors to leave", x.empty)

@@ -174,13 +174,12 @@ func (u *Upstream) handshake(est *established, key Key, cred *credential, kind l
 		return err
 	}
 	if isError(reply) {
-		switch {
-		case bytes.HasPrefix(reply, []byte("-NOAUTH")) && key.RESP == 2 && key.DB == u.db:
+		initial := key.RESP == 2 && (key.DB == u.db || kind == limits.Control)
+		if initial && bytes.HasPrefix(reply, []byte("-NOAUTH")) {
 			est.hello, est.unauth = reply, true
 			return nil
-		default:
-			return u.refused(reply)
 		}
+		return u.refused(reply)
 	}
 	est.hello = reply
 	return u.prepare(est, r, key, kind)

@@ -91,11 +91,7 @@ func (s *session) onNewPin(c command) bool {
 		s.state = barred
 		return false
 	}
-	ctx := s.ctx
-	if c.row.how == control {
-		ctx = s.w.pool.Context(multiplex.Key{User: ctx.User, RESP: ctx.RESP})
-	}
-	link, request := s.w.pool.AcquirePin(ctx, s, s.pinDone)
+	link, request := s.w.pool.AcquirePin(s.ctx, s, s.pinDone)
 	if link != nil {
 		s.takePin(link)
 		return s.onPin(c)

@@ -186,16 +186,52 @@ func unblockedReply(protocol uint8, byError bool) []byte {
 	return []byte("*-1\r\n")
 }
 
-// askAgain sends one more command in the place of the client's, which is still under way, on its pin or its lane. A
-// command that reaches no connection any more has done nothing, and says so.
+// askAgain asks the upstream once more in the place of the client's command, which is still under way, on the control
+// connection: what is to be interrupted may hold up all others.
 func (s *session) askAgain(raw []byte, done func([]byte)) {
-	link := s.ctx.Link()
-	if s.pin != nil {
-		link = s.pin.link
+	w := s.w
+	ok := w.control.Do(s.actor(), raw, func(reply []byte, err error) {
+		w.loop.Post(func() {
+			if err != nil {
+				reply = multiplex.ErrorLine(err)
+			}
+			done(reply)
+		})
+	})
+	if !ok {
+		done(replyFull)
 	}
-	if link == nil || s.state == gone {
-		done([]byte(":0\r\n"))
+}
+
+// onUnblock treats CLIENT UNBLOCK of a client that is not in a transaction.
+func (s *session) onUnblock(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	q, muted := s.unblockClient(c), s.mute() != 0
+	if q.raw == nil {
+		q.raw = bytes.Clone(c.Bytes())
+	}
+	s.inFlight = 1
+	s.bar()
+	s.askAgain(q.raw, func(reply []byte) {
+		if q.answer == nil || isErrorReply(reply) {
+			s.answerLate(reply, muted)
+			return
+		}
+		q.answer(reply, func(reply []byte) { s.answerLate(reply, muted) })
+	})
+	return true
+}
+
+// answerLate answers a command that counts as in flight, unless the client has gone.
+func (s *session) answerLate(reply []byte, muted bool) {
+	if s.state == gone {
 		return
 	}
-	link.SubmitSpecial(s, raw, 0, &multiplex.Special{Collect: true, Done: done})
+	if muted {
+		reply = nil
+	}
+	s.Reply(reply, 1)
 }

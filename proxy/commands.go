@@ -24,9 +24,10 @@ const (
 	flush
 	// own commands leave no state, but take long, or act on connections: a pin until the reply.
 	own
-	// control commands interrupt others, so they must not queue behind them: a pin until the reply, in database 0,
-	// because an upstream that is busy with a script refuses SELECT.
+	// control commands interrupt others, so they must not queue behind them: they go on the control connection.
 	control
+	// clientPause commands do so too, and have this proxy hold its clients back, or let them go.
+	clientPause
 	// once commands get a pin that is closed after the reply.
 	once
 	// stick commands leave state that the proxy does not follow: a pin for the client's life.
@@ -124,12 +125,13 @@ var commandList = map[treatment]string{
 	flush:       `FLUSHALL FLUSHDB SFLUSH`,
 	own: `
 		ACL|DELUSER ACL|DRYRUN ACL|GETUSER ACL|LIST ACL|LOAD ACL|LOG ACL|SAVE ACL|SETUSER ACL|USERS
-		BGREWRITEAOF BGSAVE CONFIG|REWRITE CLIENT|PAUSE
+		BGREWRITEAOF BGSAVE CONFIG|REWRITE
 		CLUSTER|* FAILOVER FUNCTION|DELETE FUNCTION|FLUSH LATENCY|RESET MIGRATE
 		PFDEBUG PFSELFTEST REPLICAOF RESTORE-ASKING SAVE SCRIPT|FLUSH SLAVEOF SWAPDB TRIMSLOTS HOTKEYS HOTKEYS|*
 		BACKUP BACKUP|*`,
 	reload:        `MODULE|LOAD MODULE|LOADEX MODULE|UNLOAD`,
-	control:       `SCRIPT|KILL FUNCTION|KILL FUNCTION|STATS CLIENT|UNPAUSE`,
+	control:       `SCRIPT|KILL FUNCTION|KILL FUNCTION|STATS`,
+	clientPause:   `CLIENT|PAUSE CLIENT|UNPAUSE`,
 	once:          `DEBUG SHUTDOWN FUNCTION|LIST FUNCTION|LOAD FUNCTION|RESTORE`,
 	stick:         `ASKING CLIENT|CACHING CLIENT|CAPA CLIENT|IMPORT-SOURCE HIMPORT HIMPORT|*`,
 	relay:         `MONITOR SYNC PSYNC REPLCONF SCRIPT|DEBUG`,

@@ -32,6 +32,8 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.deny(c)
 	case r.Unauthenticated && tooMuch(r):
 		return s.refuseUnauthenticated()
+	case s.w.pause != nil && s.holdBack(c, rest):
+		return false
 	case s.subs != nil && s.outOfTheWay(c):
 		return s.onSubscriber(c)
 	case s.pin != nil:
@@ -42,7 +44,7 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.share(c, nil)
 	case script:
 		return s.shareScript(c)
-	case info, configGet, configSet, configResetStat, clientList, clientKill, clientUnblock:
+	case info, configGet, configSet, configResetStat, clientList, clientKill:
 		return s.administer(c)
 	case block:
 		return s.onNewPin(c)
@@ -73,6 +75,10 @@ func (s *session) dispatchState(c command) bool {
 	switch c.row.how {
 	case refuse:
 		return s.refuse(c)
+	case control:
+		return s.onControl(c)
+	case clientPause:
+		return s.onPause(c)
 	case kill:
 		s.close()
 		return true
@@ -91,6 +97,8 @@ func (s *session) dispatchState(c command) bool {
 		return s.switchContext(c)
 	case tracking:
 		return s.track(c)
+	case clientUnblock:
+		return s.onUnblock(c)
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:
 		link := s.lane()
 		if link == nil {
@@ -287,61 +295,69 @@ const (
 // startTransaction sends MULTI on the lane if the transaction is in hand up to its end, and otherwise takes a pin.
 // Answering QUEUED without asking the upstream would lose the errors that it reports at that point.
 func (s *session) startTransaction(c command, rest []byte) bool {
-	n, scripts := s.wholeTransaction(c, rest)
-	if n == 0 {
+	tx := s.wholeTransaction(c, rest)
+	if tx.n == 0 {
 		return s.onNewPin(c)
 	}
 	link := s.lane()
 	if link == nil {
 		return false
 	}
-	if scripts && !link.CanEcho() {
+	if tx.scripts && !link.CanEcho() {
 		return s.onNewPin(c)
 	}
-	s.block, s.blockScript = n, scripts
+	s.block, s.blockScript = tx.n, tx.scripts
 	s.submit(link, c, nil)
 	return true
 }
 
-// wholeTransaction counts the commands behind a MULTI, up to its EXEC or DISCARD, if all of them are in rest and none
-// leaves state behind; otherwise it returns 0.
-func (s *session) wholeTransaction(c command, rest []byte) (n int, scripts bool) {
+// whole is what is known of a transaction that is in hand up to its end.
+type whole struct {
+	n       int // commands behind MULTI; 0: it is not in hand, or may leave state behind
+	scripts bool
+	writes  bool // it may have something to tell replicas
+}
+
+// wholeTransaction looks at the commands behind a MULTI, up to its EXEC or DISCARD.
+func (s *session) wholeTransaction(c command, rest []byte) (tx whole) {
 	if c.Len() != 1 {
-		return 0, false
+		return whole{}
 	}
 	r := &s.w.scanner
 	r.Unauthenticated = s.ctx.Unauthenticated()
 	rest = rest[:min(len(rest), maxBlockBytes)]
-	for n < maxBlockCommands {
+	for tx.n < maxBlockCommands {
 		k, err := r.Next(rest)
 		if err != nil || k == 0 {
 			r.Reset()
-			return 0, false
+			return whole{}
 		}
 		rest = rest[k:]
 		if r.Len() == 0 || r.Unauthenticated && tooMuch(r) {
-			return 0, false // an empty command: rare, and no command of the block
+			return whole{} // an empty command: rare, and no command of the block
 		}
-		n++
+		tx.n++
 		var sub []byte
 		if r.Len() > 1 {
 			sub = r.Arg(1)
 		}
-		switch s.w.table.lookup(r.Arg(0), sub).how {
+		row := s.w.table.lookup(r.Arg(0), sub)
+		tx.writes = tx.writes || row.stalls()
+		switch row.how {
 		case read, share:
 			// A command that may block is none of these: if the upstream refused the MULTI, it would block the lane.
 		case script:
-			scripts = true
+			tx.scripts = true
 		case exec, discard:
 			if r.Len() == 1 {
-				return n, scripts
+				return tx
 			}
-			return 0, false // the transaction goes on
+			return whole{} // the transaction goes on
 		default:
-			return 0, false
+			return whole{}
 		}
 	}
-	return 0, false
+	return whole{}
 }
 
 // transact sends the next command of a transaction that is in hand. Nobody else's command gets between: the lane

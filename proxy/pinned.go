@@ -17,6 +17,7 @@ type pin struct {
 	blocking bool         // the command in flight may wait for others
 	sticky   bool         // there is state that we do not follow: until the client goes
 	once     bool         // closed once it is given back
+	stranger bool         // it acts as another user than the context says
 	resp     uint8        // the protocol version that HELLO has set on it; 0: the context's
 	selected bool         // db is what SELECT has set on it; otherwise it is the context's
 	tracking trackingMode
@@ -79,6 +80,9 @@ func (s *session) onPin(c command) bool {
 	case c.row.how == subscribe:
 		return s.subscribe(c)
 	}
+	if c.row.interrupts() && !p.keepsControl() {
+		return s.dispatchState(c)
+	}
 	if !c.row.plain() && s.inFlight > 0 {
 		s.state = barred
 		return false
@@ -138,12 +142,14 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, nil)
 	case reload:
 		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})
+	case clientPause:
+		s.submit(p.link, c, s.collect(s.pauseAnswer(c)))
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
-		follow := p.follow(c)
+		follow, stranger := p.follow(c), c.row.how == auth
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 			if head[0] != '-' {
-				p.sticky = true
+				p.sticky, p.stranger = true, p.stranger || stranger
 				follow()
 			}
 		}})

@@ -33,7 +33,7 @@ type Server struct {
 	started   time.Time
 	gate      *limits.Gate
 	budget    *limits.Budget
-	auth      *multiplex.Authenticator
+	control   *multiplex.Control
 	learner   *learner
 	protected bool // clients of other hosts are refused
 
@@ -44,6 +44,8 @@ type Server struct {
 	timeout   atomic.Int64                     // Config.Timeout, as CONFIG SET has it
 	keepAlive atomic.Int64                     // Config.TCPKeepAlive, as CONFIG SET has it
 	forgotten atomic.Pointer[limits.GateStats] // what CONFIG RESETSTAT has taken from the gate's counters; or nil
+
+	posting sync.Mutex // held while something is posted to all loops
 
 	// Owned by the first worker's loop.
 	turn       int // which worker gets the next client
@@ -75,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 	s.keepAlive.Store(int64(cfg.TCPKeepAlive))
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
-	s.auth = multiplex.NewAuthenticator(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
+	s.control = multiplex.NewControl(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
 	for range cfg.Loops {
 		w, err := newWorker(s)
 		if err != nil {
@@ -156,11 +158,26 @@ func (s *Server) nudge() {
 	}
 }
 
+// onAll runs f on every loop, soon, and returns what to wait for until it has been run; not on a loop, and not once
+// the loops have been told to stop. Of two calls, all loops see the same one first.
+func (s *Server) onAll(f func(*worker)) *sync.WaitGroup {
+	var running sync.WaitGroup
+	s.posting.Lock()
+	defer s.posting.Unlock()
+	for _, w := range s.workers {
+		running.Add(1)
+		if !w.loop.Post(func() { defer running.Done(); f(w) }) {
+			running.Done()
+		}
+	}
+	return &running
+}
+
 // Run serves until ctx is done. Then it accepts nobody any more, answers what it has been sent, closes, and returns
 // nil; or an error if that took longer than shutdown-timeout, when it has closed all the same. It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	var running errgroup.Group
-	running.Go(func() error { s.auth.Run(); return nil })
+	running.Go(func() error { s.control.Run(); return nil })
 	for _, w := range s.workers {
 		running.Go(func() error { w.run(); return nil })
 	}
@@ -174,7 +191,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
 		err = s.drain()
 	}
-	s.auth.Stop()
+	s.control.Stop()
 	for _, w := range s.workers {
 		w.loop.Post(w.abandon)
 		w.loop.Stop()

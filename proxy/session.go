@@ -11,10 +11,11 @@ import (
 
 // sessionState says what a session is doing with its input.
 //
-//	flowing ◄──► barred         until nothing is in flight
-//	   ▲ ▲─────► awaitingLane   until its context has a lane
-//	   │ ▲─────► awaitingPin    until it gets a connection of its own
-//	   │ └─────► awaitingAuth   until the upstream has checked its credentials
+//	flowing ◄──► barred           until nothing is in flight
+//	   ▲ ▲─────► awaitingLane     until its context has a lane
+//	   │ ▲─────► awaitingPin      until it gets a connection of its own
+//	   │ └─────► awaitingControl  until the control connection has an answer for it
+//	   ├───────► paused           until CLIENT PAUSE is over
 //	   └───────► leaving ──► gone (terminal; any state may go there)
 type sessionState uint8
 
@@ -23,7 +24,8 @@ const (
 	barred
 	awaitingLane
 	awaitingPin
-	awaitingAuth
+	awaitingControl
+	paused
 	leaving // has been said goodbye to: nothing is read, what is left is written
 	gone
 )
@@ -296,7 +298,7 @@ func (s *session) HungUp() {
 
 // waitsForOthers reports whether the command at work may wait for what others do.
 func (s *session) waitsForOthers() bool {
-	return s.acks != nil || s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.forOthers
+	return s.state == paused || s.acks != nil || s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.forOthers
 }
 
 // Failed implements eventloop.Handler.
@@ -396,6 +398,8 @@ func (s *session) settle() {
 	case s.doom != nil:
 		s.write(s.doom)
 		s.leave()
+	case s.state == paused && (s.eof || s.w.stopping):
+		s.flushAndClose()
 	case s.state != flowing:
 	case s.eof, s.w.stopping:
 		s.leave()

@@ -132,27 +132,19 @@ func (s *session) login(key multiplex.Key, password string) {
 	s.setContext(key)
 }
 
-// check sends AUTH or HELLO to the Authenticator, and done gets the reply on the loop, unless the client has gone.
+// check has the upstream check AUTH or HELLO on the control connection, and done gets the reply on the loop, unless the
+// client has gone.
 func (s *session) check(raw []byte, done func(reply []byte)) {
-	s.state = awaitingAuth
-	w := s.w
-	ok := w.auth.Check(bytes.Clone(raw), func(reply []byte, err error) {
-		w.loop.Post(func() {
-			if s.state != awaitingAuth {
-				return
-			}
-			s.state = flowing
-			if err != nil { // it is not the upstream that refused
-				s.condemn(multiplex.ErrorLine(err))
-				return
-			}
-			done(reply)
-			s.wake()
-		})
+	raw = bytes.Clone(raw)
+	s.await(func(checked func([]byte, error)) bool {
+		return s.w.control.Check(raw, checked)
+	}, func(reply []byte, err error) {
+		if err != nil { // it is not the upstream that refused
+			s.condemn(multiplex.ErrorLine(err))
+			return
+		}
+		done(reply)
 	})
-	if !ok {
-		s.condemn(replyFull)
-	}
 }
 
 // helloArgs are the arguments of HELLO.
@@ -238,6 +230,7 @@ func (s *session) helloOnPin(c command) func([]byte) []byte {
 			if h.proto != 0 {
 				p.resp = h.proto
 			}
+			p.stranger = p.stranger || h.auth
 		}
 		return s.withID(reply)
 	}

@@ -72,6 +72,8 @@ func (s *session) queue(c command) (raw []byte, answer answerer, sticky bool) {
 		var change func([]byte) []byte
 		raw, change = s.twin(c, s.pin.link)
 		answer = atOnce(change)
+	case clientPause:
+		answer = atOnce(s.pauseAnswer(c))
 	case hello:
 		answer, sticky = atOnce(s.helloOnPin(c)), true
 	default:

@@ -22,7 +22,7 @@ type worker struct {
 	loop     *eventloop.Loop
 	pool     *multiplex.Pool
 	gate     *limits.Gate
-	auth     *multiplex.Authenticator
+	control  *multiplex.Control
 	counters *counters
 	learner  *learner
 	ids      *atomic.Int64
@@ -46,6 +46,7 @@ type worker struct {
 	blockUnknown bool
 	reader       resp.Reader // of commands that come in one piece
 	scanner      resp.Reader // looks ahead
+	pause        *pause      // CLIENT PAUSE, while it is in force
 	refusals     int
 	lingering    int
 	stopping     bool
@@ -61,7 +62,7 @@ type counters struct {
 
 func newWorker(s *Server) (*worker, error) {
 	w := &worker{
-		srv: s, index: len(s.workers), cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, auth: s.auth, counters: &s.counters, ids: &s.ids,
+		srv: s, index: len(s.workers), cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, control: s.control, counters: &s.counters, ids: &s.ids,
 		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
 		tracking: map[*multiplex.Context]*trackingTable{},
 	}
@@ -77,6 +78,7 @@ func newWorker(s *Server) (*worker, error) {
 		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
 		Pushed: w.trackingPushed, Untracked: w.untracked,
 		Opened: func() { w.curious = true }, Broken: s.learner.changed,
+		Vanished: w.vanished,
 	})
 	return w, nil
 }
@@ -203,6 +205,26 @@ func (w *worker) stop(done func()) {
 		s = next
 	}
 	w.checkStopped()
+}
+
+// vanished closes the clients of a user that the upstream does not accept any more, as the upstream has done with those
+// that had a connection of theirs: see multiplex.Pool.Verify. One that still has a connection goes with it.
+func (w *worker) vanished(user string) {
+	closed := 0
+	for s := w.sessions.next; s != &w.sessions; {
+		next := s.next
+		if s.ctx.User == user && s.ctx.Link() == nil && s.pin == nil && s.state < leaving {
+			closed++
+			w.counters.lost.Add(1)
+			s.flushAndClose()
+		}
+		s = next
+	}
+	if closed == 0 {
+		return
+	}
+	w.log.Info("clients closed: the upstream does not accept their user any more", "user", user, "clients", closed)
+	w.srv.onAll(func(other *worker) { other.pool.Verify(user) })
 }
 
 // checkStopped reports the end of the last session.

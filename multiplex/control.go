@@ -1,0 +1,289 @@
+package multiplex
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// Control is the one connection for what must not queue behind data, and what data must not queue behind: the
+// upstream checks credentials on it, and commands that interrupt others overtake them there. It has one thing to do
+// at a time, and nothing is sent before the reply to what was sent before is in:
+//
+//   - a failed AUTH behind other replies is answered with nothing at all by Redis 7.2 and later, and one reply too
+//     few on a shared connection would give every later client somebody else's data;
+//   - SCRIPT KILL behind the script that it is to end, or CLIENT UNPAUSE behind a command that the pause holds up,
+//     would wait for ever.
+//
+// Nothing is cached: each check is the upstream's answer at that moment.
+type Control struct {
+	// Static after construction.
+	up      *Upstream
+	budget  *limits.Budget
+	timeout time.Duration
+	jobs    chan job
+	stop    chan struct{}
+	done    chan struct{}
+
+	// Owned by Run.
+	nc    net.Conn
+	r     *bufio.Reader
+	who   Actor // whom the connection acts as; zero: nobody knows
+	fresh bool  // nothing has been sent since the handshake
+}
+
+// Actor is whom a command on the control connection is run as: a user, by the password that the upstream accepted
+// last. See Context.Actor.
+type Actor struct {
+	cred credential
+	// RESP is the version of the protocol, 2 or 3.
+	RESP uint8
+}
+
+// job is a check, or a command.
+type job struct {
+	as   *Actor // nil: a check
+	raw  []byte
+	due  time.Time
+	done func(reply []byte, err error)
+}
+
+// maxJobs bounds the jobs that wait.
+const maxJobs = 1 << 16
+
+// controlIdle is how long the connection is kept when there is nothing to do.
+const controlIdle = 10 * time.Second
+
+// ErrLost says that the connection broke under a command. Nobody knows what became of it.
+var ErrLost = errors.New("upstream connection lost with a command in flight")
+
+// NewControl returns a Control that does nothing until Run is called. Timeout bounds how long a job waits for its turn
+// and for the upstream.
+func NewControl(up *Upstream, budget *limits.Budget, timeout time.Duration) *Control {
+	return &Control{
+		up: up, budget: budget, timeout: timeout,
+		jobs: make(chan job, maxJobs), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// Check sends a command, which is AUTH or HELLO and may change nothing but who the connection is and which
+// protocol it speaks, and calls done with the reply, from another goroutine. The caller must not change raw. It
+// reports false if too many jobs wait.
+func (c *Control) Check(raw []byte, done func(reply []byte, err error)) bool {
+	return c.submit(job{nil, raw, time.Now().Add(c.timeout), done})
+}
+
+// Do runs a command, which must leave nothing behind on the connection, and calls done with the reply, from another
+// goroutine; one done returns before the next job begins. The command is sent once. The error is a *ReplyError if the
+// upstream does not accept whom it is to be run as, and wraps ErrLost if the command may have been run all the same.
+// The caller must not change raw. It reports false if too many jobs wait.
+func (c *Control) Do(as Actor, raw []byte, done func(reply []byte, err error)) bool {
+	return c.submit(job{&as, raw, time.Now().Add(c.timeout), done})
+}
+
+func (c *Control) submit(j job) bool {
+	select {
+	case c.jobs <- j:
+		return true
+	default:
+		return false
+	}
+}
+
+// Run works until Stop is called.
+func (c *Control) Run() {
+	defer close(c.done)
+	defer c.hangUp()
+	idle := time.NewTimer(controlIdle)
+	defer idle.Stop()
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-idle.C:
+			c.hangUp()
+		case j := <-c.jobs:
+			j.done(c.work(j))
+			// Without a slot of its own, the connection makes room for the clients' again.
+			if c.budget.Size() < 3 && len(c.jobs) == 0 {
+				c.hangUp()
+			}
+			idle.Reset(controlIdle)
+		}
+	}
+}
+
+// Stop ends Run and waits for it. Jobs that wait are dropped.
+func (c *Control) Stop() {
+	close(c.stop)
+	<-c.done
+}
+
+func (c *Control) work(j job) ([]byte, error) {
+	switch {
+	case time.Now().After(j.due):
+		return nil, errNoRoom // it has waited behind others for as long as it may
+	case j.as == nil:
+		return c.check(j)
+	}
+	if err := c.become(*j.as, j.due); err != nil {
+		return nil, err
+	}
+	reply, err := c.ask(j.raw)
+	if err != nil {
+		c.hangUp()
+		return nil, fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	return reply, nil
+}
+
+func (c *Control) check(j job) ([]byte, error) {
+	for {
+		if c.nc == nil {
+			if err := c.connect(Actor{*c.up.credential(), 2}, j.due); err != nil {
+				return nil, err
+			}
+		}
+		fresh := c.fresh
+		c.who = Actor{}
+		reply, err := c.ask(j.raw)
+		if err == nil {
+			return reply, nil
+		}
+		c.hangUp()
+		if fresh { // otherwise it had been closed while it was idle: try anew
+			return nil, &UnreachableError{c.up.addr, fmt.Errorf("it closed the connection on AUTH: %w", err)}
+		}
+	}
+}
+
+// become sees to it that there is a connection, that it is alive, and that it acts as somebody.
+func (c *Control) become(as Actor, deadline time.Time) error {
+	if c.nc != nil {
+		err := c.turnInto(as)
+		var refused *ReplyError
+		if err == nil || !isUnreachable(err) && errors.As(err, &refused) {
+			return err
+		}
+		c.hangUp()
+	}
+	return c.connect(as, deadline)
+}
+
+// turnInto has the connection act as somebody else, or finds out whether it is still there: a command is not sent
+// a second time.
+func (c *Control) turnInto(as Actor) error {
+	switch {
+	case c.who == as && c.fresh:
+		return nil
+	case c.who == as:
+		nonce := newNonce()
+		reply, err := c.ask(resp.AppendCommand(nil, "PING", nonce))
+		if err == nil && !isError(reply) && !bytes.Equal(reply, resp.AppendBulk(nil, nonce)) {
+			err = errOutOfStep
+		}
+		return err
+	case !as.cred.login:
+		return errOtherUser
+	}
+	c.who = Actor{}
+	version := strconv.Itoa(int(as.RESP))
+	reply, err := c.ask(resp.AppendCommand(nil, "HELLO", version, "AUTH", as.cred.user, as.cred.password))
+	if err != nil {
+		return err
+	}
+	if isError(reply) {
+		return c.up.refused(reply)
+	}
+	c.who = as
+	return nil
+}
+
+// errOtherUser says that nothing but a new connection is nobody in particular.
+var errOtherUser = errors.New("the connection acts as another user")
+
+// ask sends a command and returns the reply.
+func (c *Control) ask(raw []byte) ([]byte, error) {
+	c.fresh = false
+	_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
+	if _, err := c.nc.Write(raw); err != nil {
+		return nil, err
+	}
+	reply, err := readReply(c.r)
+	if err == nil && c.r.Buffered() > 0 {
+		err = errOutOfStep
+	}
+	return reply, err
+}
+
+// connect opens the connection, and tries again until the deadline. It is in database 0: an upstream that is busy with a
+// script refuses SELECT.
+func (c *Control) connect(as Actor, deadline time.Time) error {
+	if err := c.acquire(deadline); err != nil {
+		return err
+	}
+	var pause backoff
+	for {
+		est, err := c.up.dial(Key{RESP: as.RESP}, &as.cred, limits.Control)
+		if err == nil {
+			c.nc, c.r, c.who, c.fresh = est.nc, bufio.NewReader(est.nc), as, true
+			return nil
+		}
+		pause.failed(time.Now(), err)
+		if !isUnreachable(err) || pause.until.After(deadline) {
+			c.budget.Release(limits.Control)
+			return err
+		}
+		select {
+		case <-time.After(time.Until(pause.until)):
+		case <-c.stop:
+			c.budget.Release(limits.Control)
+			return err
+		}
+	}
+}
+
+// acquire waits for a slot of the budget until the deadline.
+func (c *Control) acquire(deadline time.Time) error {
+	granted := make(chan struct{})
+	r := c.budget.Acquire(limits.Control, func() { close(granted) })
+	if r == nil {
+		return nil
+	}
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case <-granted:
+	case <-t.C:
+		if c.budget.Cancel(r) {
+			return errNoRoom
+		}
+		<-granted
+	case <-c.stop:
+		if !c.budget.Cancel(r) {
+			<-granted
+			c.budget.Release(limits.Control)
+		}
+		return errNoRoom
+	}
+	return nil
+}
+
+var errNoRoom = errors.New("max number of clients reached")
+
+// hangUp closes the connection, waits for the upstream to do the same, and gives it back.
+func (c *Control) hangUp() {
+	if c.nc == nil {
+		return
+	}
+	hangUp(c.nc)
+	c.nc, c.who = nil, Actor{}
+	c.budget.Release(limits.Control)
+}
