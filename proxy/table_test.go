@@ -78,7 +78,7 @@ func TestTheUpstreamTellsWhereTheKeysAreOrThatItIsNotSimple(t *testing.T) {
 		{"7.0", "pfcount", keySpec{true, 1, -1, 1}},
 		{"7.0", "publish", keySpec{true, 0, 0, 0}},
 		{"7.0", "eval", keySpec{false, 0, 0, 0}},
-		{"7.0", "strlen", keySpec{}}, // it does not say
+		{"7.0", "append", keySpec{}}, // it does not say
 		{"6.2", "xgroup|create", keySpec{true, 2, 2, 1}},
 	} {
 		if got := find(learned(t, tc.version), tc.name).keys; got != tc.keys {
