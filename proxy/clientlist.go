@@ -223,6 +223,9 @@ func (s *session) appendNumber(b []byte, key string) []byte {
 		n = -1
 		if s.trackingMode() != trackingOff {
 			n = 0
+			if s.pin != nil {
+				n = int(s.pin.redirect.client)
+			}
 		}
 	case "resp":
 		n = int(s.protocol())

@@ -97,6 +97,8 @@ func (s *session) dispatchState(c command) bool {
 		return s.switchContext(c)
 	case tracking:
 		return s.track(c)
+	case clientRedirect: // a lane has nothing redirected
+		return s.share(c, nil)
 	case clientUnblock:
 		return s.onUnblock(c)
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:

@@ -210,7 +210,9 @@ func (r *row) stalls() bool {
 }
 
 // interrupts reports whether a command goes on the control connection.
-func (r *row) interrupts() bool { return r.how == control || r.how == clientPause || r.how == clientUnblock }
+func (r *row) interrupts() bool {
+	return r.how == control || r.how == clientPause || r.how == clientUnblock
+}
 
 // keepsControl reports whether commands that interrupt others have to go on the pin: it says whom they act as, or that
 // they have to wait for EXEC.

@@ -21,6 +21,7 @@ type pin struct {
 	resp     uint8        // the protocol version that HELLO has set on it; 0: the context's
 	selected bool         // db is what SELECT has set on it; otherwise it is the context's
 	tracking trackingMode
+	redirect redirection // of what tracking tells
 	db       int
 	watched  int // keys that WATCH has been given
 }
@@ -42,6 +43,11 @@ func (s *session) releasePin() {
 		return
 	}
 	s.pin, s.link = nil, nil
+	if p.selected && p.db != s.ctx.DB {
+		key := s.ctx.Key
+		key.DB = p.db
+		s.setContext(key)
+	}
 	if p.once {
 		s.w.pool.DiscardPin(p.link)
 		return
@@ -136,8 +142,15 @@ func (s *session) onPin(c command) bool {
 		p.once = true
 		s.submit(p.link, c, nil)
 	case tracking:
+		raw, to, ready := s.redirect(c)
+		if !ready {
+			p.fresh = fresh
+			return false
+		}
 		p.once = p.once || fresh
-		s.trackOnPin(c)
+		s.trackOnPin(c, raw, to)
+	case clientRedirect:
+		s.submit(p.link, c, s.collect(p.redirectReply))
 	case own, control, exec, discard:
 		s.submit(p.link, c, nil)
 	case reload:
@@ -149,7 +162,7 @@ func (s *session) onPin(c command) bool {
 		follow, stranger := p.follow(c), c.row.how == auth
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 			if head[0] != '-' {
-				p.sticky, p.stranger = true, p.stranger || stranger
+				p.sticky, p.stranger = p.sticky || c.row.how != selectDB, p.stranger || stranger
 				follow()
 			}
 		}})
@@ -172,7 +185,7 @@ func (p *pin) follow(c command) func() {
 	switch {
 	case c.row.how == selectDB && c.Len() == 2:
 		if n, ok := resp.ParseInt(c.Arg(1)); ok {
-			return func() { p.selected, p.db = true, int(n) }
+			return func() { p.selected, p.db, p.once = true, int(n), true }
 		}
 	case c.row.how == tracking && c.Len() > 2:
 		mode := trackingOff
@@ -182,7 +195,7 @@ func (p *pin) follow(c command) func() {
 		case isWord(c.Arg(2), "ON"):
 			mode = trackingOn
 		}
-		return func() { p.tracking = mode }
+		return func() { p.tracking, p.redirect = mode, redirection{} }
 	}
 	return func() {}
 }
@@ -277,7 +290,7 @@ func (s *session) relayOne(r *resp.Reader) bool {
 	case kill:
 		s.close()
 		return false
-	case clientKill, clientUnblock: // it would meet the connections that clients share
+	case clientKill, clientUnblock, tracking: // it would meet the connections that clients share
 		s.pin.link.Send(resp.AppendCommand(nil, row.full+" is not possible on this connection any more: use another"))
 	case refuse:
 		s.pin.link.Send(resp.AppendCommand(nil, row.reason()))

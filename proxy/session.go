@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"time"
 
@@ -94,6 +95,7 @@ type session struct {
 	doom          []byte          // what the client is told once nothing is in flight, before it goes
 	block         int             // commands of a transaction that follow, all in hand
 	subs          *subscriber     // nil if the client has never subscribed, nor tracked keys
+	redirects     *redirection    // of the CLIENT TRACKING at the front of the input, once it is known
 	tracks        *trackingTable  // of its context, if that tracks what is read
 	who           *identity
 
@@ -316,10 +318,13 @@ func (s *session) Writable() {
 // Reply implements multiplex.Client.
 func (s *session) Reply(b []byte, done int) {
 	s.inFlight -= done
+	if done == 0 && s.pin != nil && s.pin.redirect.inbox != 0 && bytes.HasPrefix(b, []byte(redirectionBroken)) {
+		b = s.pin.redirectReply(b) // it may be the end of the redirection
+	}
 	if len(b) > 0 {
 		s.write(b)
 	}
-	if s.subs != nil && s.subs.held.size > 0 && !s.midway() {
+	if s.subs != nil && s.subs.held.size > 0 && (s.inFlight == 0 || s.pin == nil) && !s.midway() {
 		s.releaseHeld()
 	}
 	if s.inFlight == 0 {
@@ -505,6 +510,9 @@ func (s *session) release() {
 	s.unsubscribeAll()
 	s.stopWaiting()
 	s.leaveTracking()
+	if s.subs != nil && s.subs.inbox != nil {
+		s.subs.inbox.close()
+	}
 	s.ctx.Leave()
 	s.dropMoving()
 	s.in, s.partial, s.out = nil, nil, outbox{}

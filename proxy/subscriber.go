@@ -15,6 +15,8 @@ import (
 type subscriber struct {
 	to   [families]map[string]*channel
 	held outbox // messages that came while a reply was under way
+
+	inbox *inbox // where the upstream tells what others have redirected to the client; nil: nobody has
 }
 
 // subscriptions returns how many channels, patterns and shard channels the session is subscribed to.
@@ -189,9 +191,9 @@ func (s *session) unsubscribeAll() {
 	if s.subs == nil {
 		return
 	}
-	subs := s.subs
-	s.subs = nil
-	for f, to := range subs.to {
+	all := s.subs.to
+	s.subs.to = [families]map[string]*channel{}
+	for f, to := range all {
 		left := map[*hub][]*channel{}
 		for _, ch := range to {
 			left[ch.hub] = append(left[ch.hub], ch)
@@ -214,7 +216,7 @@ func (s *session) push(frame []byte) {
 	if s.protocol() == 2 {
 		frame[0] = '*'
 	}
-	if s.midway() {
+	if s.midway() || s.subs.held.size > 0 {
 		s.subs.held.add(frame)
 	} else {
 		s.out.add(frame)

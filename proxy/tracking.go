@@ -122,9 +122,15 @@ func (t *trackingTable) tellAll() {
 	}
 }
 
-// pushTracking delivers a push about tracking. RESP2 has none.
+// pushTracking delivers a push about tracking. RESP2 has none. What a client with a connection of its own is waiting for
+// comes first, as that may be what has changed the key.
 func (s *session) pushTracking(frame []byte) {
-	if s.protocol() == 3 {
+	switch {
+	case s.protocol() != 3 || s.subs == nil || s.state >= leaving:
+	case s.pin != nil && s.inFlight > 0 && !s.pin.blocking:
+		s.subs.held.add(frame)
+		s.boundOutput()
+	default:
 		s.push(frame)
 	}
 }
@@ -235,20 +241,22 @@ func (s *session) track(c command) bool {
 }
 
 // trackOnPin treats CLIENT TRACKING on a connection of the client's own, which is for life from then on.
-func (s *session) trackOnPin(c command) {
+func (s *session) trackOnPin(c command, raw []byte, to redirection) {
 	p := s.pin
 	off := c.Len() > 2 && isWord(c.Arg(2), "OFF")
 	follow := p.follow(c)
-	s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
+	p.link.SubmitSpecial(s, raw, s.mute(), &multiplex.Special{Done: func(head []byte) {
 		if head[0] == '-' {
 			return
 		}
 		p.sticky = true
 		follow()
+		p.redirect = to
 		if off && s.state != gone && s.ctx.Tracking {
 			key := s.ctx.Key
 			key.Tracking = false
 			s.setContext(key)
 		}
 	}})
+	s.inFlight++
 }

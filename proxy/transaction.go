@@ -33,11 +33,11 @@ func (s *session) inTransaction(c command) bool {
 		}
 	case configSet:
 		if len(parseConfigSet(c).ours) > 0 {
-			// A command that is wrong has the upstream refuse the transaction.
-			s.submitRaw(p.link, resp.AppendCommand(nil, "GET"), s.collect(func([]byte) []byte {
-				return []byte(refusedInTransaction)
-			}))
-			return true
+			return s.spoil(refusedInTransaction)
+		}
+	case tracking:
+		if at, _ := redirectTarget(c); at > 0 {
+			return s.spoil(noRedirectInTransaction)
 		}
 	}
 	raw, answer, sticky := s.queue(c)
@@ -53,6 +53,17 @@ func (s *session) inTransaction(c command) bool {
 	}
 	c.row = transactionRow
 	s.submit(p.link, c, sp)
+	return true
+}
+
+// noRedirectInTransaction is what CLIENT TRACKING with REDIRECT is told between MULTI and EXEC: the connection that the
+// upstream is to tell has to be opened first.
+const noRedirectInTransaction = "-ERR CLIENT TRACKING with REDIRECT is not possible in a transaction\r\n"
+
+// spoil answers a command that cannot be in a transaction. The upstream gets one that is wrong, so that it refuses the
+// transaction.
+func (s *session) spoil(text string) bool {
+	s.submitRaw(s.pin.link, resp.AppendCommand(nil, "GET"), s.collect(func([]byte) []byte { return []byte(text) }))
 	return true
 }
 
@@ -72,12 +83,14 @@ func (s *session) queue(c command) (raw []byte, answer answerer, sticky bool) {
 		var change func([]byte) []byte
 		raw, change = s.twin(c, s.pin.link)
 		answer = atOnce(change)
+	case clientRedirect:
+		answer = atOnce(s.pin.redirectReply)
 	case clientPause:
 		answer = atOnce(s.pauseAnswer(c))
 	case hello:
 		answer, sticky = atOnce(s.helloOnPin(c)), true
 	default:
-		sticky = true
+		sticky = c.row.how != selectDB
 		follow := s.pin.follow(c)
 		answer = atOnce(func(reply []byte) []byte {
 			if !isErrorReply(reply) {
@@ -115,9 +128,10 @@ func (s *session) endTransaction(c command) {
 	// The replies to what was queued are in by the time that EXEC's is, not before.
 	if s.inFlight > 0 || len(p.tx.answers) > 0 {
 		sp = s.collectLater(func(reply []byte, done func([]byte)) {
-			tx := p.tx
-			over(reply)
-			tx.answer(reply, done)
+			p.tx.answer(reply, func(answer []byte) {
+				over(reply)
+				done(answer)
+			})
 		})
 	}
 	s.submit(p.link, c, sp)
