@@ -1,0 +1,163 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redbouncer/redbouncer/proxy"
+	"github.com/redbouncer/redbouncer/proxy/proxytest"
+)
+
+// A transcript is what a client library reports of everything that applications ask it to do: values, errors, messages,
+// in its own types. It has neither times nor addresses in it, so that one of Redis and one of the proxy in front of it
+// are equal, byte for byte. What Redis says is right by definition.
+
+// libraries write transcripts of the server at an address, leaving out some steps.
+var libraries = []struct {
+	name       string
+	transcript func(t *testing.T, addr string, leftOut []string) string
+	probe      []string // exits 0 where the library is there; none if it always is
+}{
+	{"go-redis", goRedisTranscript, nil},
+	{"redis-py", scripted("/usr/bin/python3", "transcript.py"), []string{"/usr/bin/python3", "-c", "import redis"}},
+	{"ioredis", scripted("node", "transcript_ioredis.js"), []string{"node", "-e", "require('ioredis')"}},
+	{"node-redis", scripted("node", "transcript_node_redis.js"), []string{"node", "-e", "require('redis')"}},
+}
+
+// toldOtherwise are the lines in which the proxy differs today, by what they begin with.
+var toldOtherwise = map[string]string{
+	"PUBLISH to several: ": "subscribers of one user share a subscription, which Redis counts once",
+	"PUBSUB NUMSUB: ":      "subscribers of one user share a subscription, which Redis counts once",
+}
+
+// clientsDir holds the scripts for other languages.
+var clientsDir = filepath.Join("testdata", "clients")
+
+func TestClientLibrariesAreToldWhatRedisTellsThem(t *testing.T) {
+	for _, lib := range libraries {
+		t.Run(lib.name, func(t *testing.T) {
+			if why := missing(lib.probe); why != "" {
+				t.Logf("not tried, since it is not installed: %s", why)
+				return
+			}
+			s := proxytest.Redis(t)
+			var direct map[bool]string // by whether redirections are left out
+			for _, pool := range []int{4, proxy.DefaultPoolSize} {
+				t.Run(fmt.Sprintf("pool-size %d", pool), func(t *testing.T) {
+					cfg := proxytest.Config(t, s)
+					cfg.PoolSize = pool
+					p := proxytest.Proxy(t, cfg)
+					var leftOut []string
+					if !redirects(t, p.Addr()) {
+						leftOut = []string{"redirect"}
+						t.Log("CLIENT TRACKING … REDIRECT knows no clients of the proxy: not tried")
+					}
+					if direct == nil {
+						empty(t, s)
+						direct = map[bool]string{len(leftOut) > 0: lib.transcript(t, s.Addr(), leftOut)}
+					}
+					empty(t, s)
+					compareTranscripts(t, direct[len(leftOut) > 0], lib.transcript(t, p.Addr(), leftOut))
+					if n := upstreamConnections(t, s); n > pool {
+						t.Errorf("%d upstream connections, the bound is %d", n, pool)
+					}
+					allGone(t, p)
+				})
+			}
+		})
+	}
+}
+
+// missing runs a probe, and returns the last line of what it says if it fails.
+func missing(probe []string) string {
+	if probe == nil {
+		return ""
+	}
+	cmd := exec.Command(probe[0], probe[1:]...)
+	cmd.Dir = clientsDir
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return fmt.Sprintf("%v: %s", err, lines[len(lines)-1])
+}
+
+// scripted returns what runs a script of clientsDir. Its standard output is the transcript.
+func scripted(program, script string) func(t *testing.T, addr string, leftOut []string) string {
+	return func(t *testing.T, addr string, leftOut []string) string {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, program, append([]string{script, addr}, leftOut...)...)
+		cmd.Dir = clientsDir
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		if err := cmd.Run(); err != nil {
+			t.Errorf("%s %s: %v\n%s\nat the end of\n%s", program, script, err, stderr.String(), quote(stdout.String()))
+		}
+		return stdout.String()
+	}
+}
+
+// redirects reports whether a client can have its invalidations sent to another.
+func redirects(t *testing.T, addr string) bool {
+	listener, c := proxytest.Dial(t, addr), proxytest.Dial(t, addr)
+	defer listener.Close()
+	defer c.Close()
+	id := strings.Trim(string(listener.Do("CLIENT", "ID")), ":\r\n")
+	return string(c.Do("CLIENT", "TRACKING", "ON", "REDIRECT", id)) == "+OK\r\n"
+}
+
+// empty removes what an earlier run has left.
+func empty(t *testing.T, s *proxytest.Server) {
+	t.Helper()
+	c := proxytest.Dial(t, s.Addr())
+	defer c.Close()
+	for _, command := range []string{"FLUSHALL", "SCRIPT FLUSH", "FUNCTION FLUSH"} {
+		if got := string(c.Do(strings.Fields(command)...)); got != "+OK\r\n" {
+			t.Fatalf("%s: %q", command, got)
+		}
+	}
+}
+
+func compareTranscripts(t *testing.T, direct, proxied string) {
+	t.Helper()
+	want, got := strings.Split(direct, "\n"), strings.Split(proxied, "\n")
+	step, differing := "", map[string]bool{} // by the beginning of the line, whether any differs
+	for i, line := range want {
+		if strings.HasPrefix(line, "# ") {
+			step = line
+		}
+		if i >= len(got) {
+			t.Fatalf("%s: the transcript ends before %s", step, quote(line))
+		}
+		known := ""
+		for beginning := range toldOtherwise {
+			if strings.HasPrefix(line, beginning) && strings.HasPrefix(got[i], beginning) {
+				known = beginning
+				differing[known] = differing[known] || line != got[i]
+			}
+		}
+		if known == "" && line != got[i] {
+			t.Errorf("%s:\n direct %s\nproxied %s", step, quote(line), quote(got[i]))
+		}
+	}
+	if len(got) > len(want) {
+		t.Errorf("after the end there is %s", quote(got[len(want)]))
+	}
+	for beginning, differs := range differing {
+		if !differs {
+			t.Errorf("%q no longer differs (%s): take it out of toldOtherwise", beginning, toldOtherwise[beginning])
+		}
+	}
+	if steps := strings.Count(direct, "# "); steps < 10 || !slices.Contains(want, "# errors, RESP2") {
+		t.Errorf("the transcript has %d steps only", steps)
+	}
+}
