@@ -256,18 +256,32 @@ func (g *goRedis) names(ctx context.Context) {
 	g.say("a name by option", c.ClientGetName(ctx), other.ClientGetName(ctx))
 	g.say("SETNAME", c.Do(ctx, "CLIENT", "SETNAME", "renamed"), c.ClientGetName(ctx))
 	g.say("a name with a space", c.Do(ctx, "CLIENT", "SETNAME", "two words"), c.ClientGetName(ctx))
-	for _, client := range []*redis.Client{c, other} {
-		i, err := client.ClientInfo(ctx).Result()
+	info := func(what string, cmd *redis.ClientInfoCmd) (id int64) {
+		i, err := cmd.Result()
 		if err != nil {
 			g.t.Fatal(err)
 		}
-		g.say("INFO", i.Name, i.Flags, i.DB, i.Sub, i.PSub, i.SSub, i.Multi, i.Watch, i.LastCmd, i.User, i.Redir, i.Resp,
+		g.say(what, i.Name, i.Flags, i.DB, i.Sub, i.PSub, i.SSub, i.Multi, i.Watch, i.LastCmd, i.User, i.Redir, i.Resp,
 			i.LibName, i.LibVer)
-		g.say("ID", client.ClientID(ctx).Val() == i.ID)
+		return i.ID
+	}
+	for _, client := range []*redis.Client{c, other} {
+		g.say("ID", info("INFO", client.ClientInfo(ctx)) == client.ClientID(ctx).Val())
 	}
 	g.say("two ids", c.ClientID(ctx).Val() == other.ClientID(ctx).Val())
 	g.say("NO-EVICT, NO-TOUCH", c.Do(ctx, "CLIENT", "NO-EVICT", "ON"), c.Do(ctx, "CLIENT", "NO-TOUCH", "ON"))
 	g.say("SETNAME to nothing", c.Do(ctx, "CLIENT", "SETNAME", ""), c.ClientGetName(ctx))
+	info("INFO after NO-EVICT", c.ClientInfo(ctx))
+	cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.ClientInfo(ctx)
+		return nil
+	})
+	g.say("a transaction", err)
+	info("INFO in a transaction", cmds[0].(*redis.ClientInfoCmd))
+	if g.protocol == 3 {
+		g.say("TRACKING", other.ClientTrackingOn(ctx, &redis.ClientTrackingOptions{OptIn: true}))
+		info("INFO with TRACKING", other.ClientInfo(ctx))
+	}
 	g.say("RESET", c.Do(ctx, "CLIENT", "SETNAME", "before"), c.Do(ctx, "RESET"), c.Do(ctx, "CLIENT", "GETNAME"))
 	_ = c.Close()
 	_ = other.Close()

@@ -26,6 +26,12 @@ def alone(**options):
     return connect(single_connection_client=True, **options)
 
 
+def hang_up(*clients):
+    for c in clients:
+        c.close()
+        c.connection_pool.disconnect()
+
+
 def show(v):
     if isinstance(v, bytes):
         return repr(v) if len(v) <= 80 else f"<{len(v)} bytes {hashlib.sha1(v).hexdigest()}>"
@@ -330,7 +336,7 @@ def redirect(r):
     r.flushdb()
     say("FLUSHDB", receive(listener, 1))
     attempt("a redirection to nobody", c.client_tracking_on, clientid=1 << 40)
-    c.close()
+    hang_up(c)
     listener.close()
 
 
@@ -385,6 +391,7 @@ def databases(r):
     say("COPY", [c.copy("same", "same", destination_db=1, replace=True), clients[1].get("same")])
     clients[3].flushdb()
     say("FLUSHDB", [c.dbsize() > 0 for c in clients])
+    hang_up(c, *clients)
 
 
 INFO = ("flags", "db", "sub", "psub", "ssub", "multi", "watch", "redir", "user", "resp", "lib-name", "lib-ver", "name", "cmd")
@@ -405,9 +412,15 @@ def names(r):
     say("INFO of another", {k: info[k] for k in INFO if k in info})
     say("its address is one", other.client_info()["addr"] != c.client_info()["addr"])
     say("NO-EVICT", c.client_no_evict("ON"))
+    info = c.client_info()
+    say("INFO after NO-EVICT", {k: info[k] for k in INFO if k in info})
+    with other.pipeline() as p:
+        info = p.get("k").client_info().execute()[1]
+    say("INFO in a transaction", {k: info[k] for k in INFO if k in info})
     say("SETNAME to nothing", [c.client_setname(""), c.client_getname()])
     c.client_setname("before")
     say("RESET", [c.execute_command("RESET"), c.client_getname()])
+    hang_up(c, other)
 
 
 def errors(r):

@@ -340,7 +340,7 @@ const steps = {
     for (const d of [c, ...clients]) d.disconnect();
   },
 
-  async names(client, again) {
+  async names(client, again, protocol) {
     const [c, other] = [await again({ connectionName: 'by-option' }), await again({ db: 2 })];
     say('a name by option', [await c.client('GETNAME'), await other.client('GETNAME')]);
     say('SETNAME', [await c.client('SETNAME', 'renamed'), await c.client('GETNAME')]);
@@ -350,9 +350,25 @@ const steps = {
     say('INFO of another', theirs.stable);
     say('ID', [String(await c.client('ID')) === mine.id, String(await other.client('ID')) === theirs.id, mine.id === theirs.id]);
     say('addresses', [mine.addr === theirs.addr, mine.addr === `127.0.0.1:${c.stream.localPort}`]);
+    const info = async (what, line) => say(`INFO ${what}`, t.fieldsOf(await line).stable);
+    await c.watch('a', 'b');
+    await info('under WATCH', c.client('INFO'));
+    await info('in a transaction', c.multi().get('a').client('INFO').exec().then((got) => got[1][1]));
     say('NO-EVICT, NO-TOUCH', [await c.client('NO-EVICT', 'ON'), await c.client('NO-TOUCH', 'ON').catch((err) => err)]);
+    await info('after NO-EVICT', c.client('INFO'));
     say('SETNAME to nothing', [await c.client('SETNAME', ''), await c.client('GETNAME')]);
+    if (protocol === 3) {
+      await c.client('TRACKING', 'ON', 'OPTIN', 'NOLOOP');
+      await info('with TRACKING', c.client('INFO'));
+    }
     c.disconnect();
+    await other.multi().select(3).get('a').exec();
+    await info('after SELECT in a transaction', other.client('INFO'));
+    if (protocol === 3) {
+      await other.subscribe('x', 'y');
+      await other.psubscribe('p*');
+      await info('of a subscriber', other.client('INFO'));
+    }
     other.disconnect();
   },
 

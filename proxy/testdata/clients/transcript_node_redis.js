@@ -344,7 +344,7 @@ const steps = {
     for (const d of [c, ...clients]) d.destroy();
   },
 
-  async names(client, again) {
+  async names(client, again, RESP) {
     const [c, other] = [await again({ name: 'by-option', clientInfoTag: 'tag' }), await again({ database: 2 })];
     say('a name by option', [await c.clientGetName(), await other.clientGetName()]);
     say('SETNAME', [await c.clientSetName('renamed'), await c.clientGetName()]);
@@ -358,6 +358,15 @@ const steps = {
     say('NO-EVICT', await c.clientNoEvict(true));
     await attempt('NO-TOUCH', c.clientNoTouch(true));
     say('SETNAME to nothing', [await c.clientSetName(''), await c.clientGetName()]);
+    const info = async (what, line) => say(`INFO ${what}`, t.fieldsOf(await line).stable);
+    await info('after NO-EVICT', c.raw('CLIENT', 'INFO'));
+    await info('in a transaction', c.multi().get('a').addCommand(['CLIENT', 'INFO']).exec().then((got) => got[1]));
+    await c.multi().select(3).get('a').exec();
+    await info('after SELECT in a transaction', c.raw('CLIENT', 'INFO'));
+    if (RESP === 3) {
+      await other.subscribe(['x', 'y'], () => {});
+      await info('of a subscriber', other.raw('CLIENT', 'INFO'));
+    }
     c.destroy();
     other.destroy();
   },
