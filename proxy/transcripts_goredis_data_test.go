@@ -24,14 +24,14 @@ var everyByte = func() string {
 
 func (g *goRedis) pipelines(ctx context.Context) {
 	p := g.Pipeline()
-	for i := range 2000 {
+	for i := range 1000 {
 		key := fmt.Sprint("p", i)
 		p.Set(ctx, key, i, 0)
 		p.Incr(ctx, key)
 		p.Get(ctx, key)
 	}
 	cmds, err := p.Exec(ctx)
-	g.say("2,000 times SET, INCR, GET", told(cmds), err)
+	g.say("1,000 times SET, INCR, GET", told(cmds), err)
 	cmds, err = g.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.Set(ctx, "a", "x", 0)
 		p.Incr(ctx, "a")
@@ -187,7 +187,7 @@ redis.register_function{function_name='look', callback=function(keys, args) retu
 
 func (g *goRedis) scanning(ctx context.Context) {
 	p := g.Pipeline()
-	for i := range 3000 {
+	for i := range 2000 {
 		p.Set(ctx, fmt.Sprint("scan:", i), i, 0)
 		p.HSet(ctx, "scan-h", fmt.Sprint("f", i), i)
 		p.SAdd(ctx, "scan-s", fmt.Sprint("m", i))

@@ -89,9 +89,9 @@ class Waiting:
 
 def pipelines(r):
     with r.pipeline(transaction=False) as p:
-        for i in range(2000):
+        for i in range(1000):
             p.set(f"p{i}", i).incr(f"p{i}").get(f"p{i}")
-        say("2,000 times SET, INCR, GET", show(p.execute()).encode())
+        say("1,000 times SET, INCR, GET", show(p.execute()).encode())
     with r.pipeline(transaction=False) as p:
         p.set("a", "x").incr("a").lpush("l", 1, 2).hset("h", mapping={"f": 1}).get("a").lpop("a")
         say("errors in the middle", p.execute(raise_on_error=False))
@@ -142,7 +142,7 @@ def transactions(r):
     say("not visible yet", r.get("q"))
     attempt("MULTI in MULTI", c.execute_command, "MULTI")
     attempt("WATCH in MULTI", c.execute_command, "WATCH", "q")
-    say("EXEC by itself", c.execute_command("EXEC"))
+    attempt("EXEC by itself", c.execute_command, "EXEC")
     say("DISCARD", [c.execute_command(w) for w in ("MULTI", "DEL q", "DISCARD", "GET q")])
     attempt("EXEC without MULTI", c.execute_command, "EXEC")
     attempt("DISCARD without MULTI", c.execute_command, "DISCARD")
@@ -341,7 +341,7 @@ def redirect(r):
 
 
 def scanning(r):
-    n = 3000
+    n = 2000
     with r.pipeline(transaction=False) as p:
         for i in range(n):
             p.set(f"scan:{i}", i).hset("scan-h", f"f{i}", i).sadd("scan-s", f"m{i}").zadd("scan-z", {f"m{i}": i})

@@ -41,8 +41,8 @@ const sorted = (list) => [...new Set(list)].sort();
 const steps = {
   async pipelines(client, again) {
     const p = client.pipeline();
-    for (let i = 0; i < 2000; i++) p.set(`p${i}`, i).incr(`p${i}`).get(`p${i}`);
-    say('2,000 times SET, INCR, GET', t.digest(await p.exec()));
+    for (let i = 0; i < 1000; i++) p.set(`p${i}`, i).incr(`p${i}`).get(`p${i}`);
+    say('1,000 times SET, INCR, GET', t.digest(await p.exec()));
     say('errors in the middle', await client.pipeline().set('a', 'x').incr('a').lpush('l', 1, 2).hset('h', 'f', 1)
       .hgetall('h').lpop('a').exec());
     say('all kinds of commands', await client.pipeline().eval('return ARGV[1]', 0, 'one').get('a').select(1).get('a')
@@ -288,7 +288,7 @@ const steps = {
 
   async scanning(client) {
     const p = client.pipeline();
-    for (let i = 0; i < 3000; i++) {
+    for (let i = 0; i < 2000; i++) {
       p.set(`scan:${i}`, i).hset('scan-h', `f${i}`, i).sadd('scan-s', `m${i}`).zadd('scan-z', i, `m${i}`);
     }
     await p.exec();

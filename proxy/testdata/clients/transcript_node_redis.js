@@ -45,8 +45,8 @@ const sorted = (list) => [...new Set(list.map(t.show))].sort();
 const steps = {
   async pipelines(client) {
     const got = [];
-    for (let i = 0; i < 2000; i++) got.push(client.set(`p${i}`, i), client.incr(`p${i}`), client.get(`p${i}`));
-    say('2,000 times SET, INCR, GET', t.digest(await Promise.all(got)));
+    for (let i = 0; i < 1000; i++) got.push(client.set(`p${i}`, i), client.incr(`p${i}`), client.get(`p${i}`));
+    say('1,000 times SET, INCR, GET', t.digest(await Promise.all(got)));
     const p = client.multi().set('a', 'x').get('a').lPush('l', ['1', '2']).hSet('h', 'f', 1).hGetAll('h');
     say('a pipeline', await p.execAsPipeline());
     const mixed = await Promise.allSettled([client.incr('a'), client.get('a'), client.lPop('a'), client.raw('SELECT', '1'),
@@ -291,7 +291,7 @@ const steps = {
 
   async scanning(client) {
     const filled = [];
-    for (let i = 0; i < 3000; i++) {
+    for (let i = 0; i < 2000; i++) {
       filled.push(client.set(`scan:${i}`, i), client.hSet('scan-h', `f${i}`, i), client.sAdd('scan-s', `m${i}`),
         client.zAdd('scan-z', { score: i, value: `m${i}` }));
     }
