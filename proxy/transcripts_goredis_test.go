@@ -2,7 +2,7 @@ package proxy_test
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // it stands for a value in a transcript
+	"crypto/sha1"
 	"errors"
 	"fmt"
 	"reflect"
@@ -141,7 +141,7 @@ func told(v any) string {
 		if len(v) <= 80 {
 			return strconv.QuoteToASCII(v)
 		}
-		return fmt.Sprintf("<%d bytes %x>", len(v), sha1.Sum([]byte(v))) //nolint:gosec // it stands for a value
+		return fmt.Sprintf("<%d bytes %x>", len(v), sha1.Sum([]byte(v)))
 	}
 	return toldParts(reflect.ValueOf(v))
 }
