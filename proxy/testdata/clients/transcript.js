@@ -67,6 +67,8 @@ redis.register_function{function_name='look', callback=function(keys, args) retu
 // fieldsOf picks what is the same at every run from a line of CLIENT INFO.
 function fieldsOf(line) {
   const all = Object.fromEntries(line.trim().split(' ').map((f) => f.split(/=(.*)/s).slice(0, 2)));
+  // Valkey says 0 for ever after a connection's first transaction.
+  if (all.multi === '0') all.multi = '-1';
   const stable = ['flags', 'db', 'sub', 'psub', 'ssub', 'multi', 'watch', 'redir', 'user', 'resp', 'lib-name', 'lib-ver',
     'name', 'cmd'];
   return { ...all, stable: Object.fromEntries(stable.filter((k) => k in all).map((k) => [k, all[k]])) };
