@@ -436,7 +436,8 @@ func (s *session) write(b []byte) {
 	s.boundOutput()
 }
 
-// boundOutput closes a client that has left too much unread, by the limits of its class.
+// boundOutput closes a client that has left too much unread, by the limits of its class. One that is above the soft
+// limit is looked at again, as nothing more may come for it.
 func (s *session) boundOutput() {
 	limits, class, size := &s.w.cfg.ClientOutputBufferLimit, "normal", int64(s.out.size)
 	limit := limits.Normal
@@ -444,6 +445,9 @@ func (s *session) boundOutput() {
 		limit, class, size = limits.PubSub, "pubsub", size+int64(s.subs.held.size)
 	}
 	if !s.out.exceeds(limit, size, s.w.loop.Now()) {
+		if s.out.over != 0 {
+			s.w.slow[s] = struct{}{}
+		}
 		return
 	}
 	s.w.log.Warn("client closed: it exceeds client-output-buffer-limit", "client", s.remote, "class", class, "bytes", size)
