@@ -434,7 +434,7 @@ func TestWhatWasPublishedBeforeTheEndOfASubscriptionIsHeard(t *testing.T) {
 	for proto := 2; proto <= 3; proto++ {
 		t.Run(fmt.Sprintf("RESP%d", proto), func(t *testing.T) {
 			l := newListener(t, p.Addr(), proto)
-			for range 5 {
+			for range 2 {
 				l.subscribe("", "news.0")
 				l.subscribe("P", "news.*")
 				var raw []byte
