@@ -208,8 +208,8 @@ func (s *session) advance(in []byte, borrowed bool) {
 	if s.relaying {
 		s.in, s.partial = nil, nil
 		s.relay(in)
-		if s.eof {
-			s.close()
+		if s.eof && s.pin != nil {
+			s.pin.link.HalfClose() // the upstream answers what there was, and hangs up
 		}
 		return
 	}
