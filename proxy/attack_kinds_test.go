@@ -282,11 +282,11 @@ func (w *tenants) conversation() string {
 }
 
 // endAtNextByte sends the conversation up to a byte that has not been tried, and ends it there. It reports false when
-// all have been: each with a FIN and with a RST.
+// all have been: each with a FIN, with a RST, and with a RST after a moment in which the proxy has seen what there is.
 func (a *attacker) endAtNextByte() bool {
 	talk := a.w.conversation()
 	n := int(a.w.cut.Add(1)) - 1
-	if n >= 2*len(talk) {
+	if n >= 3*len(talk) {
 		return false
 	}
 	c, err := proxytest.TryDial(a.w.addr)
@@ -294,10 +294,15 @@ func (a *attacker) endAtNextByte() bool {
 		a.w.problem("an attacker cannot connect: %v", err)
 		return false
 	}
-	_ = c.TryWrite([]byte(talk[:n/2+1]))
-	if n%2 == 0 {
+	_ = c.TryWrite([]byte(talk[:n/3+1]))
+	switch n % 3 {
+	case 0:
 		c.Close()
-	} else {
+	case 1:
+		c.Reset()
+	default:
+		c.SetTimeout(2 * time.Millisecond)
+		_, _ = c.TryReadAll()
 		c.Reset()
 	}
 	return true
