@@ -286,7 +286,7 @@ func TestWhenRedisComesBackSubscribersAreClosedOrSubscribedAgain(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		t.Run(fmt.Sprintf("resubscribe %v", again), func(t *testing.T) {
 			s, p := redisAndProxy(t, func(c *proxy.Config) { c.PoolSize, c.Loops, c.Resubscribe = 6, 1, again })
-			all := crowd(t, p.Addr(), 12)
+			all := pubsubCrowd(t, p.Addr(), 12)
 			s.Restart()
 			direct := proxytest.Dial(t, s.Addr())
 			if !again {

@@ -206,8 +206,8 @@ func nobodySubscribed(t *testing.T, direct *proxytest.Conn) {
 	})
 }
 
-// crowd is a number of subscribers with different subscriptions to the same few channels.
-func crowd(t *testing.T, addr string, n int) []*listener {
+// pubsubCrowd is a number of subscribers with different subscriptions to the same few channels.
+func pubsubCrowd(t *testing.T, addr string, n int) []*listener {
 	t.Helper()
 	var all []*listener
 	for i := range n {
@@ -274,7 +274,7 @@ func TestSubscribersShareOneConnectionAndEachGetsExactlyItsMessages(t *testing.T
 				}
 			})
 			direct, publisher := proxytest.Dial(t, s.Addr()), proxytest.Dial(t, p.Addr())
-			all := crowd(t, p.Addr(), 24)
+			all := pubsubCrowd(t, p.Addr(), 24)
 			if links := subscribingLinks(direct); len(links) != 1 ||
 				!strings.Contains(links[0], " sub=3 psub=1 ") || !strings.Contains(links[0], " ssub=1 ") && strings.Contains(links[0], " ssub=") {
 				t.Errorf("these connections are subscribed:\n%s", strings.Join(links, "\n"))
@@ -305,7 +305,7 @@ func TestSubscribersShareOneConnectionAndEachGetsExactlyItsMessages(t *testing.T
 func TestEachLoopHasOneConnectionForItsSubscribers(t *testing.T) {
 	s, p := redisAndProxy(t, func(c *proxy.Config) { c.PoolSize, c.Loops = 6, 2 })
 	direct := proxytest.Dial(t, s.Addr())
-	all := crowd(t, p.Addr(), 24)
+	all := pubsubCrowd(t, p.Addr(), 24)
 	if links := subscribingLinks(direct); len(links) != 2 {
 		t.Errorf("these connections are subscribed:\n%s", strings.Join(links, "\n"))
 	}
@@ -323,7 +323,7 @@ func TestEachLoopHasOneConnectionForItsSubscribers(t *testing.T) {
 func TestWhenTheSharedConnectionBreaksItsSubscribersAreClosedAndNobodyElse(t *testing.T) {
 	s, p := redisAndProxy(t, func(c *proxy.Config) { c.PoolSize, c.Loops = 6, 1 })
 	direct := proxytest.Dial(t, s.Addr())
-	all := crowd(t, p.Addr(), 12)
+	all := pubsubCrowd(t, p.Addr(), 12)
 	former := newListener(t, p.Addr(), 2)
 	former.subscribe("", "news.0")
 	former.unsubscribe("")
