@@ -15,6 +15,7 @@ func TestWhoHangsUpBehindACommandThatWaitsIsNotWaitedFor(t *testing.T) {
 	for i, last := range []string{
 		"WAIT 1 0", // may take a second here, before it is given up
 		"BLPOP none 0",
+		"RPUSH list x\r\nBLPOP list 0",
 		"XREAD BLOCK 0 STREAMS none $",
 		"MULTI\r\nSUBSCRIBE a\r\nSET k v\r\nEXEC",
 		"MULTI\r\nSUBSCRIBE a\r\nSET k v",
@@ -42,7 +43,9 @@ func TestAScriptThatIsAnsweredTwiceDoesNotBreakALane(t *testing.T) {
 	s, p := redisAndProxy(t, nil)
 	direct, victim := proxytest.Dial(t, s.Addr()), proxytest.Dial(t, p.Addr())
 	victim.Do("PING")
-	lane := func() string { return fmt.Sprint(laneID.FindAllStringSubmatch(string(direct.Do("CLIENT", "LIST")), -1)) }
+	lane := func() string {
+		return fmt.Sprint(laneID.FindAllStringSubmatch(string(direct.Do("CLIENT", "LIST")), -1))
+	}
 	before := lane()
 	for _, quotes := range []string{`"`, `'`, ``} {
 		script := "#!lua flags=" + quotes + `a\r\n+INJECTED` + quotes + "\nreturn 1"

@@ -154,8 +154,6 @@ func filler(n int64) string {
 
 func modelChannel(ch int) string { return fmt.Sprintf("c%d", ch) }
 
-var linkID = regexp.MustCompile(`^id=(\d+) `)
-
 // cutConnections has Redis kill the connections that carry subscriptions.
 func (m *pubsubModel) cutConnections(addr string, end <-chan struct{}) {
 	c, err := proxytest.TryDial(addr)

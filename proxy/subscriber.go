@@ -238,9 +238,13 @@ func (s *session) push(frame []byte) {
 	if s.protocol() == 2 {
 		frame[0] = '*'
 	}
-	if s.midway() {
+	switch {
+	case s.midway():
 		s.subs.held.add(frame)
-	} else {
+	case len(frame) > outboxPiece: // a copy for each subscriber would cost more than a write
+		s.write(frame)
+		return
+	default:
 		s.out.add(frame)
 		s.flushLater()
 	}
