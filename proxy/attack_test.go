@@ -23,10 +23,13 @@ import (
 func TestATenantsWorstIsNotNoticedByAnother(t *testing.T) {
 	duration, seed := testDuration(t), testSeed(t)
 	t.Run("a user with few permissions", func(t *testing.T) {
-		attackTenants(t, &tenants{seed: seed, duration: duration / 2, user: "mallory", kills: true, attackers: 4})
+		attackTenants(t, &tenants{seed: seed, duration: duration / 3, user: "mallory", kills: true, attackers: 4})
 	})
 	t.Run("the victims' own users", func(t *testing.T) {
-		attackTenants(t, &tenants{seed: seed, duration: duration / 2, attackers: 4})
+		attackTenants(t, &tenants{seed: seed, duration: duration / 3, attackers: 4})
+	})
+	t.Run("the victims' own users, and no command is refused", func(t *testing.T) {
+		attackTenants(t, &tenants{seed: seed, duration: duration / 3, attackers: 4, all: true})
 	})
 }
 
@@ -51,6 +54,7 @@ type tenants struct {
 	attackers int
 	user      string // of the attackers; empty: the victims' users
 	kills     bool   // they try CLIENT KILL, too
+	all       bool   // the proxy refuses them no command
 	cuts      bool   // they do nothing but end conversations, at every byte
 	addr      string
 	until     time.Time
@@ -70,7 +74,12 @@ type tenants struct {
 
 // attackTenants has attackers and victims at it for a time, and looks at what is left.
 func attackTenants(t *testing.T, w *tenants) {
-	s, p := redisAndProxy(t, func(c *proxy.Config) { c.PoolSize = 8 })
+	s, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.PoolSize = 8
+		if w.all {
+			c.AllowDangerous, c.Loops = []string{"all"}, 2
+		}
+	})
 	direct := proxytest.Dial(t, s.Addr())
 	for _, user := range victimUsers[1:] {
 		direct.Do("ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all")
