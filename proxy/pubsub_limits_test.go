@@ -329,3 +329,36 @@ func TestWhenRedisComesBackSubscribersAreClosedOrSubscribedAgain(t *testing.T) {
 		})
 	}
 }
+
+// A connection that has much to carry must not be overtaken by what comes on another.
+func TestWhatWasPublishedBeforeTheEndOfASubscriptionIsHeard(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	publisher := proxytest.Dial(t, s.Addr())
+	body := strings.Repeat("x", 1<<20)
+	for proto := 2; proto <= 3; proto++ {
+		t.Run(fmt.Sprintf("RESP%d", proto), func(t *testing.T) {
+			l := newListener(t, p.Addr(), proto)
+			for range 2 {
+				l.subscribe("", "news.0")
+				l.subscribe("P", "news.*")
+				var raw []byte
+				for n := range 10 {
+					raw = proxytest.AppendCommand(raw, "PUBLISH", "news.0", fmt.Sprint(n, body))
+				}
+				publisher.Write(string(raw))
+				for range 10 {
+					publisher.ReadReply()
+				}
+				l.Send("UNSUBSCRIBE", "news.0")
+				l.Send("PUNSUBSCRIBE")
+				for n := range 10 {
+					l.hear("news.0", fmt.Sprint(n, body))
+				}
+				l.expect(frame(proto, bulk("unsubscribe"), bulk("news.0"), ":1\r\n"))
+				l.expect(frame(proto, bulk("punsubscribe"), bulk("news.*"), ":0\r\n"))
+				clear(l.to["message"])
+				clear(l.to["pmessage"])
+			}
+		})
+	}
+}
