@@ -110,9 +110,6 @@ func (s *session) onNewPin(c command) bool {
 	}
 	s.state = awaitingPin
 	s.recount()
-	if s.eof {
-		s.cutOff()
-	}
 	return false
 }
 

@@ -272,8 +272,12 @@ func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special)
 }
 
 // shareScript sends a script on the lane, with a barrier behind it. A user who may not use the barrier's command
-// gets a connection that is closed afterwards.
+// gets a connection that is closed afterwards, and so does a script that is up to no good: the barrier would break the
+// lane, and take others along.
 func (s *session) shareScript(c command) bool {
+	if hasEscapes(c.Reader) {
+		return s.onNewPin(c)
+	}
 	link := s.lane()
 	if link == nil {
 		return false
@@ -286,6 +290,17 @@ func (s *session) shareScript(c command) bool {
 		link.Barrier()
 	}
 	return true
+}
+
+// hasEscapes reports whether the first line of a script, which names its language and its flags, has escapes or quotes:
+// no script needs them, and Redis repeats what they stand for in an error, line ends included.
+func hasEscapes(r *resp.Reader) bool {
+	for i := 1; i < min(r.Len(), 3); i++ { // EVAL script, SCRIPT LOAD script
+		if line, _, _ := bytes.Cut(r.Arg(i), []byte("\n")); bytes.HasPrefix(line, []byte("#!")) && bytes.ContainsAny(line, "\"'\\") {
+			return true
+		}
+	}
+	return false
 }
 
 const (
@@ -349,6 +364,9 @@ func (s *session) wholeTransaction(c command, rest []byte) (tx whole) {
 		case read, share:
 			// A command that may block is none of these: if the upstream refused the MULTI, it would block the lane.
 		case script:
+			if hasEscapes(r) {
+				return whole{}
+			}
 			tx.scripts = true
 		case exec, discard:
 			if r.Len() == 1 {

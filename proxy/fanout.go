@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/rand"
 	"maps"
 	"slices"
 	"strings"
@@ -58,9 +59,10 @@ type channel struct {
 
 // confirmation is what the upstream owes: a frame for each channel, or one error for all; or the reply to PUBLISH.
 type confirmation struct {
-	word     string     // what the frames begin with; empty for PUBLISH
-	s        *session   // nil: the hub's own housekeeping
-	channels []*channel // of a session's SUBSCRIBE
+	word     string        // what the frames begin with; empty for PUBLISH
+	s        *session      // nil: the hub's own housekeeping
+	channels []*channel    // of a session's SUBSCRIBE
+	ended    func() []byte // of a session's UNSUBSCRIBE: returns the frames that confirm it
 	left     int
 }
 
@@ -136,6 +138,17 @@ func (h *hub) subscribe(s *session, f family, c command) {
 	}
 	h.pending = append(h.pending, conf)
 	h.link.Send(c.Bytes())
+}
+
+// nobody is a channel that no client knows of.
+var nobody = "redbouncer:" + rand.Text()
+
+// unsubscribe treats a session's UNSUBSCRIBE, PUNSUBSCRIBE or SUNSUBSCRIBE. It is sent for a channel that nobody is
+// subscribed to: this is how the upstream checks the permission, and how the place comes about in the stream of messages
+// up to which the client gets them, those included that are on their way. The hub has a connection.
+func (h *hub) unsubscribe(s *session, f family, verb []byte, ended func() []byte) {
+	h.pending = append(h.pending, &confirmation{word: familyWords[f].unsubscribe, s: s, ended: ended, left: 1})
+	h.link.Send(resp.AppendCommand(nil, verb, []byte(nobody)))
 }
 
 // publish sends a session's PUBLISH, which has one reply. The hub has a connection.
@@ -251,9 +264,11 @@ func (h *hub) confirmed(f family, name []byte, word string) {
 		return
 	}
 	conf := h.pending[0]
-	var ch *channel
-	if conf.channels != nil {
-		ch = conf.channels[len(conf.channels)-conf.left]
+	switch {
+	case conf.ended != nil && conf.s.state != gone:
+		conf.s.write(conf.ended())
+	case conf.channels != nil:
+		ch := conf.channels[len(conf.channels)-conf.left]
 		ch.pending--
 		if conf.s.state == gone {
 			h.drop(ch)

@@ -31,22 +31,7 @@ const (
 )
 
 func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
-	duration, seed := 5*time.Second, rand.Uint64()
-	if v := os.Getenv(durationVariable); v != "" {
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			t.Fatalf("%s: %v", durationVariable, err)
-		}
-		duration = d
-	}
-	if v := os.Getenv(seedVariable); v != "" {
-		n, err := strconv.ParseUint(v, 10, 64)
-		if err != nil {
-			t.Fatalf("%s: %v", seedVariable, err)
-		}
-		seed = n
-	}
-	t.Logf("%s=%d", seedVariable, seed)
+	duration, seed := testDuration(t), testSeed(t)
 	// Where connections are scarce they change hands all the time; where they are not, they are kept for the
 	// next client as the last one left them. With very few, everything waits for everything.
 	t.Run("200 clients on 8 connections", func(t *testing.T) {
@@ -58,6 +43,33 @@ func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
 	t.Run("50 clients on 3 connections", func(t *testing.T) {
 		attack(t, &world{seed: seed, attackers: 50, pool: 3, duration: max(duration/4, time.Second)})
 	})
+}
+
+// testDuration returns how long an attack lasts.
+func testDuration(t *testing.T) time.Duration {
+	v := os.Getenv(durationVariable)
+	if v == "" {
+		return 5 * time.Second
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		t.Fatalf("%s: %v", durationVariable, err)
+	}
+	return d
+}
+
+// testSeed returns the seed of the choices, and tells it.
+func testSeed(t *testing.T) uint64 {
+	seed := rand.Uint64()
+	if v := os.Getenv(seedVariable); v != "" {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", seedVariable, err)
+		}
+		seed = n
+	}
+	t.Logf("%s=%d", seedVariable, seed)
+	return seed
 }
 
 // attack runs the attackers and the watcher and checks the books at the end.

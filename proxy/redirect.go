@@ -23,8 +23,8 @@ type inbox struct {
 	asking  []func(id int64, refusal []byte)
 }
 
-// nobody is an id that no client has.
-const nobody = math.MaxInt64
+// noClient is an id that no client has.
+const noClient = math.MaxInt64
 
 // redirection is where a client has had redirected what it is to be told: the id of a client, and that of its inbox.
 type redirection struct{ client, inbox int64 }
@@ -92,7 +92,7 @@ func (w *worker) inboxOf(id int64, then func(inbox int64, refusal []byte)) {
 		return found
 	}, func(a, b *session) int { return int(a.id - b.id) }, func(found []*session) {
 		if len(found) == 0 || !found[0].w.loop.Post(func() { found[0].openInbox(then) }) {
-			then(nobody, nil)
+			then(noClient, nil)
 		}
 	})
 }
@@ -100,7 +100,7 @@ func (w *worker) inboxOf(id int64, then func(inbox int64, refusal []byte)) {
 // openInbox opens the session's inbox, if it has none.
 func (s *session) openInbox(then func(id int64, refusal []byte)) {
 	if s.state >= leaving {
-		then(nobody, nil)
+		then(noClient, nil)
 		return
 	}
 	if s.subs == nil {
@@ -158,7 +158,7 @@ func (in *inbox) opened(link *multiplex.Link, err error) {
 
 // tell answers those who have asked for the inbox.
 func (in *inbox) tell(refusal []byte) {
-	id := int64(nobody)
+	id := int64(noClient)
 	if in.link != nil {
 		if n, ok := upstreamID(in.link); ok {
 			id = n

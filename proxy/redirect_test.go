@@ -29,8 +29,8 @@ func redirecting(t *testing.T, p *proxytest.Running, protocol string, options ..
 	return a, b, id
 }
 
-// told fails the test if the next thing that c is told is not want.
-func told(t *testing.T, c *proxytest.Conn, want string) {
+// isTold fails the test if the next thing that c is told is not want.
+func isTold(t *testing.T, c *proxytest.Conn, want string) {
 	t.Helper()
 	if got := string(c.ReadReply()); got != want {
 		t.Errorf("it is told %q, want %q", got, want)
@@ -46,9 +46,9 @@ func TestChangesAreToldToTheClientThatTheyAreRedirectedTo(t *testing.T) {
 			a, b, id := redirecting(t, p, "2")
 			a.Do("GET", "k")
 			direct.Do("SET", "k", "1")
-			told(t, b, "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$1\r\nk\r\n")
+			isTold(t, b, "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$1\r\nk\r\n")
 			direct.Do("FLUSHALL")
-			told(t, b, "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n$-1\r\n")
+			isTold(t, b, "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n$-1\r\n")
 			if got := string(a.Do("CLIENT", "GETREDIR")); got != ":"+id+"\r\n" {
 				t.Errorf("CLIENT GETREDIR: %q, want %s", got, id)
 			}
@@ -60,11 +60,11 @@ func TestChangesAreToldToTheClientThatTheyAreRedirectedTo(t *testing.T) {
 			direct.Do("SET", "other", "1")
 			a.Do("GET", "other")
 			direct.Do("SET", "other", "2")
-			told(t, a, ">2\r\n$21\r\ntracking-redir-broken\r\n:"+id+"\r\n")
+			isTold(t, a, ">2\r\n$21\r\ntracking-redir-broken\r\n:"+id+"\r\n")
 
 			a, b, _ = redirecting(t, p, "3", "BCAST", "PREFIX", "user:")
 			direct.Do("SET", "user:1", "1")
-			told(t, b, ">2\r\n$10\r\ninvalidate\r\n*1\r\n$6\r\nuser:1\r\n")
+			isTold(t, b, ">2\r\n$10\r\ninvalidate\r\n*1\r\n$6\r\nuser:1\r\n")
 			a.Close()
 			b.Do("PING")
 		})

@@ -210,8 +210,8 @@ func (s *session) advance(in []byte, borrowed bool) {
 	if s.relaying {
 		s.in, s.partial = nil, nil
 		s.relay(in)
-		if s.eof {
-			s.close()
+		if s.eof && s.pin != nil {
+			s.pin.link.HalfClose() // the upstream answers what there was, and hangs up
 		}
 		return
 	}
@@ -441,7 +441,8 @@ func (s *session) write(b []byte) {
 	s.boundOutput()
 }
 
-// boundOutput closes a client that has left too much unread, by the limits of its class.
+// boundOutput closes a client that has left too much unread, by the limits of its class. One that is above the soft
+// limit is looked at again, as nothing more may come for it.
 func (s *session) boundOutput() {
 	limits, class, size := &s.w.cfg.ClientOutputBufferLimit, "normal", int64(s.out.size)
 	limit := limits.Normal
@@ -449,6 +450,9 @@ func (s *session) boundOutput() {
 		limit, class, size = limits.PubSub, "pubsub", size+int64(s.subs.held.size)
 	}
 	if !s.out.exceeds(limit, size, s.w.loop.Now()) {
+		if s.out.over != 0 {
+			s.w.slow[s] = struct{}{}
+		}
 		return
 	}
 	s.w.log.Warn("client closed: it exceeds client-output-buffer-limit", "client", s.remote, "class", class, "bytes", size)

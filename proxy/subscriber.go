@@ -149,13 +149,37 @@ func (s *session) confirm(b []byte, f family, word string, name []byte) []byte {
 	return fmt.Appendf(b, ":%d\r\n", s.total(f))
 }
 
-// unsubscribe ends subscriptions. The upstream is only asked whether the client may.
+// unsubscribe ends subscriptions. The upstream is only asked whether the client may, if there are any on the connection
+// that carries them: a reply that came on another would overtake messages.
 func (s *session) unsubscribe(c command, f family) bool {
 	names := make([][]byte, 0, c.Len()-1)
 	for i := 1; i < c.Len(); i++ {
 		names = append(names, bytes.Clone(c.Arg(i)))
 	}
-	return s.ifAllowed(c, func() []byte { return s.endSubscriptions(f, names) })
+	ended := func() []byte { return s.endSubscriptions(f, names) }
+	h := s.w.hubs[s.ctx.User]
+	if h == nil || !h.carries(s, f) {
+		return s.ifAllowed(c, ended)
+	}
+	s.inFlight = 1
+	s.muted = s.mute() != 0
+	h.unsubscribe(s, f, c.Arg(0), ended)
+	s.bar()
+	return true
+}
+
+// carries reports whether the hub has subscriptions of a session, and can be asked about their end. (In a cluster it
+// is another node that would be asked about a shard channel of another name.)
+func (h *hub) carries(s *session, f family) bool {
+	if h.link == nil || s.subs == nil || f == toShards && string(h.link.HelloField("mode")) != "standalone" {
+		return false
+	}
+	for _, ch := range s.subs.to[f] {
+		if ch.hub == h {
+			return true
+		}
+	}
+	return false
 }
 
 // endSubscriptions leaves channels, all of a family if none is named, and returns the frames that confirm it.
@@ -216,9 +240,13 @@ func (s *session) push(frame []byte) {
 	if s.protocol() == 2 {
 		frame[0] = '*'
 	}
-	if s.midway() || s.subs.held.size > 0 {
+	switch {
+	case s.midway() || s.subs.held.size > 0:
 		s.subs.held.add(frame)
-	} else {
+	case len(frame) > outboxPiece: // a copy for each subscriber would cost more than a write
+		s.write(frame)
+		return
+	default:
 		s.out.add(frame)
 		s.flushLater()
 	}

@@ -35,10 +35,11 @@ type worker struct {
 	count    int
 	ready    []*session // to be woken in this turn
 	waking   []*session
-	deferred []*multiplex.Context // to be left when they have gone on
-	pushed   []*session           // have messages to be written at the end of this turn
-	hubs     map[string]*hub      // by user
-	idleHubs []*hub               // may not be needed any more
+	deferred []*multiplex.Context  // to be left when they have gone on
+	pushed   []*session            // have messages to be written at the end of this turn
+	hubs     map[string]*hub       // by user
+	idleHubs []*hub                // may not be needed any more
+	slow     map[*session]struct{} // have been above the soft limit of their output
 	tracking map[*multiplex.Context]*trackingTable
 
 	// What the transaction that is being sent as a block reads, if its client tracks it.
@@ -64,7 +65,7 @@ func newWorker(s *Server) (*worker, error) {
 	w := &worker{
 		srv: s, index: len(s.workers), cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, control: s.control, counters: &s.counters, ids: &s.ids,
 		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
-		tracking: map[*multiplex.Context]*trackingTable{},
+		slow: map[*session]struct{}{}, tracking: map[*multiplex.Context]*trackingTable{},
 	}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
 	w.reader.MaxBulk = s.cfg.ProtoMaxBulkLen
@@ -96,6 +97,12 @@ func (w *worker) tick() {
 	w.pool.Tick()
 	w.curious = true
 	w.closeIdle()
+	for s := range w.slow {
+		s.boundOutput()
+		if s.out.over == 0 {
+			delete(w.slow, s)
+		}
+	}
 }
 
 // learn asks the upstream for its commands, if it is time to and a lane is there to ask on.
