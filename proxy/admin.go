@@ -67,6 +67,8 @@ func (s *session) questionFor(c command, link *multiplex.Link) question {
 		return s.unblockClient(c)
 	case info:
 		return s.infoQuestion(c)
+	case pubsubNumSub:
+		return question{safe: true, answer: atOnce(s.numSub(c))}
 	case configGet:
 		return question{safe: true, answer: atOnce(s.w.srv.configReply)}
 	case configSet:

@@ -70,6 +70,7 @@ const (
 	clientKill
 	clientUnblock
 	clientRedirect
+	pubsubNumSub
 	info
 	configGet
 	configSet
@@ -159,6 +160,7 @@ var commandList = map[treatment]string{
 	clientReply:    `CLIENT|REPLY`,
 	clientMaint:    `CLIENT|MAINT_NOTIFICATIONS`,
 	clientRedirect: `CLIENT|GETREDIR CLIENT|TRACKINGINFO`,
+	pubsubNumSub:   `PUBSUB|NUMSUB PUBSUB|SHARDNUMSUB`,
 	tracking:       `CLIENT|TRACKING`,
 
 	clientList:      `CLIENT|LIST`,

@@ -40,11 +40,16 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.onPin(c)
 	}
 	switch c.row.how {
-	case read, share:
+	case share:
+		if c.row.publishes {
+			return s.publishes(c)
+		}
+		return s.share(c, nil)
+	case read:
 		return s.share(c, nil)
 	case script:
 		return s.shareScript(c)
-	case info, configGet, configSet, configResetStat, clientList, clientKill:
+	case info, configGet, configSet, configResetStat, clientList, clientKill, pubsubNumSub:
 		return s.administer(c)
 	case block:
 		return s.onNewPin(c)
@@ -363,6 +368,9 @@ func (s *session) wholeTransaction(c command, rest []byte) (tx whole) {
 		switch row.how {
 		case read, share:
 			// A command that may block is none of these: if the upstream refused the MULTI, it would block the lane.
+			if row.publishes && s.w.srv.audience.shared.Load() > 0 {
+				return whole{} // its reply is not the upstream's
+			}
 		case script:
 			if hasEscapes(r) {
 				return whole{}

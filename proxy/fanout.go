@@ -59,10 +59,11 @@ type channel struct {
 
 // confirmation is what the upstream owes: a frame for each channel, or one error for all; or the reply to PUBLISH.
 type confirmation struct {
-	word     string        // what the frames begin with; empty for PUBLISH
-	s        *session      // nil: the hub's own housekeeping
-	channels []*channel    // of a session's SUBSCRIBE
-	ended    func() []byte // of a session's UNSUBSCRIBE: returns the frames that confirm it
+	word     string                    // what the frames begin with; empty for PUBLISH
+	s        *session                  // nil: the hub's own housekeeping
+	channels []*channel                // of a session's SUBSCRIBE
+	ended    func() []byte             // of a session's UNSUBSCRIBE: returns the frames that confirm it
+	change   func(reply []byte) []byte // of PUBLISH; nil: the reply is the upstream's
 	left     int
 }
 
@@ -153,7 +154,7 @@ func (h *hub) unsubscribe(s *session, f family, verb []byte, ended func() []byte
 
 // publish sends a session's PUBLISH, which has one reply. The hub has a connection.
 func (h *hub) publish(s *session, c command) {
-	h.pending = append(h.pending, &confirmation{s: s, left: 1})
+	h.pending = append(h.pending, &confirmation{s: s, change: s.reached(c), left: 1})
 	h.link.Send(c.Bytes())
 }
 
@@ -169,7 +170,7 @@ func (h *hub) send(verb string, names []string) {
 func (h *hub) leave(s *session, f family, left []*channel) {
 	var names []string
 	for _, ch := range left {
-		delete(ch.members, s)
+		ch.part(s)
 		if ch.unused() && h.channels[f][ch.name] == ch {
 			names = append(names, ch.name)
 			delete(h.channels[f], ch.name)
@@ -273,7 +274,7 @@ func (h *hub) confirmed(f family, name []byte, word string) {
 		if conf.s.state == gone {
 			h.drop(ch)
 		} else {
-			ch.members[conf.s] = struct{}{}
+			ch.join(conf.s)
 			conf.s.subscribed(ch)
 		}
 	}
@@ -289,8 +290,8 @@ func (h *hub) taken(ch *channel) {
 	}
 	for s := range ch.members {
 		s.unsubscribed(ch)
+		ch.part(s)
 	}
-	clear(ch.members)
 	h.drop(ch)
 	h.settle()
 }
@@ -308,6 +309,9 @@ func (h *hub) replied(line []byte) {
 	case conf.s == nil:
 		h.closeMembers(&multiplex.ReplyError{Line: bytes.Clone(line)})
 	case conf.s.state != gone && !conf.s.muted:
+		if conf.change != nil {
+			line = conf.change(line)
+		}
 		conf.s.write(line)
 	}
 	for _, ch := range conf.channels {

@@ -101,7 +101,7 @@ func (s *session) onPin(c command) bool {
 		return true
 	case clientID, clientInfo, clientSetName, clientGetName, clientSetInfo, clientNoEvict, clientReply, clientMaint:
 		s.identify(c, p.link)
-	case info, configGet, configSet, configResetStat, clientList, clientKill, clientUnblock:
+	case info, configGet, configSet, configResetStat, clientList, clientKill, clientUnblock, pubsubNumSub:
 		s.ask(c, p.link)
 	case relay:
 		if !s.ctx.Unauthenticated() {

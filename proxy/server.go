@@ -40,6 +40,7 @@ type Server struct {
 	// Atomic.
 	ids       atomic.Int64
 	counters  counters
+	audience  audience
 	gauges    gauges
 	timeout   atomic.Int64                     // Config.Timeout, as CONFIG SET has it
 	keepAlive atomic.Int64                     // Config.TCPKeepAlive, as CONFIG SET has it

@@ -278,7 +278,7 @@ func (s *session) releaseHeld() {
 
 // outOfTheWay reports whether a command of a subscriber needs a treatment of its own.
 func (s *session) outOfTheWay(c command) bool {
-	return s.isSubscribed() && (s.protocol() == 2 || c.row.name == "PUBLISH" || c.row.name == "SPUBLISH")
+	return s.isSubscribed() && (s.protocol() == 2 || c.row.publishes)
 }
 
 // onSubscriber treats such a command.

@@ -17,6 +17,8 @@ type row struct {
 	arity  int    // how many arguments, the name included; if negative, at least so many; 0: not known
 	keys   keySpec
 	writes bool // it may write, or send something to replicas
+
+	publishes bool // it is answered with how many clients it has reached
 }
 
 // plain reports whether the command leaves nothing behind on the connection and answers at once.
@@ -25,7 +27,7 @@ func (r *row) plain() bool { return r.how == read || r.how == share }
 // looks reports whether the commands of a treatment change nothing.
 func (t treatment) looks() bool {
 	switch t {
-	case read, info, configGet, clientList:
+	case read, info, configGet, clientList, pubsubNumSub:
 		return true
 	}
 	return false
@@ -73,6 +75,7 @@ func newTable() *table {
 	for name := range strings.FieldsSeq(vectorCommands) {
 		t.at(name).how = share
 	}
+	t.commands["PUBLISH"].publishes, t.commands["SPUBLISH"].publishes = true, true
 	for spec, list := range keyList {
 		for name := range strings.FieldsSeq(list) {
 			t.commands[name].keys = spec

@@ -71,8 +71,12 @@ func (s *session) spoil(text string) bool {
 // whether it leaves state behind.
 func (s *session) queue(c command) (raw []byte, answer answerer, sticky bool) {
 	switch c.row.how {
-	case read, share, block, blockOption, waitAcks, flush, own, control, multi, watch, unwatch, exec, discard, reset, configSet:
-	case info, configGet, configResetStat, clientList, clientKill, clientUnblock:
+	case share:
+		if change := s.reached(c); c.row.publishes && change != nil {
+			answer = atOnce(change)
+		}
+	case read, block, blockOption, waitAcks, flush, own, control, multi, watch, unwatch, exec, discard, reset, configSet:
+	case info, configGet, configResetStat, clientList, clientKill, clientUnblock, pubsubNumSub:
 		q := s.questionFor(c, s.pin.link)
 		raw, answer = q.raw, q.answer
 	case script, once:
