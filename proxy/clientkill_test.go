@@ -86,7 +86,7 @@ func TestAClientThatIsRelayedDoesNotKillTheConnectionsThatOthersShare(t *testing
 	proxytest.Converse(t, p.Addr(), nil, `
 		a> MULTI
 		a< +OK
-		a> CLIENT REPLY ON
+		a> SUBSCRIBE ch
 		a< +QUEUED
 		a> DISCARD
 		a< +OK

@@ -20,7 +20,8 @@ const (
 	blockOption
 	// waitAcks commands wait for what this connection wrote to reach replicas or the disk.
 	waitAcks
-	// flush commands block the connection on Redis 7.4 and later, but for their option ASYNC.
+	// flush commands block the connection on Redis 7.4 and later, but for their option ASYNC: until it is done, whatever
+	// others do.
 	flush
 	// own commands leave no state, but take long, or act on connections: a pin until the reply.
 	own

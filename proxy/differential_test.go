@@ -410,20 +410,22 @@ func (p *player) untilSentinel() {
 	}
 }
 
-// read reads one reply, or notes how the connection ended.
+// read reads one reply, or notes how the connection ended. The rest of a reply may come with the next one: to a wrong AUTH
+// in a transaction Redis 7.2 and later say nothing, so that EXEC announces an element more than it has.
 func (p *player) read(patience time.Duration) {
 	p.conn.SetTimeout(patience)
 	b, err := p.conn.TryReadReply()
 	switch {
 	case err == nil:
-		p.out.replies = append(p.out.replies, b)
+		p.out.replies, p.out.part = append(p.out.replies, b), nil
 		return
 	case proxytest.IsTimeout(err):
 		p.out.end = "silent"
+		p.conn.Unread(b)
 	case proxytest.IsClosed(err):
 		p.out.end = "closed"
 	default:
 		p.out.end = err.Error()
 	}
-	p.out.part = append(p.out.part, b...)
+	p.out.part = b
 }

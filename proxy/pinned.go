@@ -132,7 +132,7 @@ func (s *session) onPin(c command) bool {
 	case hello:
 		p.sticky = true
 		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
-	case block, blockOption, waitAcks, flush:
+	case block, blockOption, waitAcks:
 		p.blocking = true
 		s.submit(p.link, c, nil)
 		if s.eof {
@@ -151,7 +151,7 @@ func (s *session) onPin(c command) bool {
 		s.trackOnPin(c, raw, to)
 	case clientRedirect:
 		s.submit(p.link, c, s.collect(p.redirectReply))
-	case own, control, exec, discard:
+	case own, control, exec, discard, flush:
 		s.submit(p.link, c, nil)
 	case reload:
 		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})

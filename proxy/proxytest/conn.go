@@ -128,6 +128,9 @@ func (c *Conn) TryReadReply() ([]byte, error) {
 	return b, err
 }
 
+// Unread puts back the part of a reply that TryReadReply returned when its time was up: the next read begins with it.
+func (c *Conn) Unread(part []byte) { c.r.Reset(io.MultiReader(bytes.NewReader(part), c.conn)) }
+
 // TryReadAll is ReadAll that returns its error. The bytes before the error are returned with it.
 func (c *Conn) TryReadAll() ([]byte, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {

@@ -16,6 +16,12 @@ func TestAServerAnswersAndComesBackOnTheSamePort(t *testing.T) {
 	if v := s.Version(); strings.Count(v, ".") < 2 {
 		t.Errorf("version %q", v)
 	}
+	if redis, valkey := s.Is("redis", "6.2"), s.Is("valkey", "7.2"); redis == valkey {
+		t.Errorf("redis: %t, valkey: %t", redis, valkey)
+	}
+	if s.Is("redis", "99") || s.Is("valkey", "99") || !s.Is("redis", s.Version()) && !s.Is("valkey", s.Version()+".0") {
+		t.Errorf("version %q is not itself, or a later one", s.Version())
+	}
 	c := proxytest.Dial(t, addr)
 	if got := string(c.Do("PING")); got != "+PONG\r\n" {
 		t.Errorf("got %q", got)

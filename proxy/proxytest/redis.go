@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -35,8 +37,10 @@ type Server struct {
 	addr string
 
 	// mu guards the following fields.
-	mu   sync.Mutex
-	proc *process
+	mu      sync.Mutex
+	proc    *process
+	product string // redis or valkey; empty: it has not been asked
+	version string
 }
 
 // Redis starts a server with the given extra arguments ("--requirepass", "x", ...), waits until it answers,
@@ -92,22 +96,58 @@ func (s *Server) Client() *redis.Client {
 	return c
 }
 
-var versionInfo = regexp.MustCompile(`(?m)^(?:valkey|redis)_version:(\S+)`)
+var versionInfo = regexp.MustCompile(`(?m)^(valkey|redis)_version:(\S+)`)
 
 // Version returns the version that the server reports, such as "7.0.15". Valkey reports its own there, not the
 // Redis version that it is compatible with.
 func (s *Server) Version() string {
 	s.t.Helper()
+	_, version := s.asked()
+	return version
+}
+
+// Is reports whether the server is a "redis" or a "valkey", whichever is asked for, of a version or a later one:
+// "9.1". It is for what servers do differently where a test has to know.
+func (s *Server) Is(product, version string) bool {
+	s.t.Helper()
+	own, has := s.asked()
+	if own != product {
+		return false
+	}
+	parts := strings.Split(has, ".")
+	for i, part := range strings.Split(version, ".") {
+		want, err := strconv.Atoi(part)
+		if err != nil {
+			s.t.Fatalf("%q is no version", version)
+		}
+		got := 0
+		if i < len(parts) {
+			got, _ = strconv.Atoi(parts[i])
+		}
+		if got != want {
+			return got > want
+		}
+	}
+	return true
+}
+
+// asked returns what the server is, and its version. It is asked once.
+func (s *Server) asked() (product, version string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.product != "" {
+		return s.product, s.version
+	}
 	info, err := s.Client().Info(context.Background(), "server").Result()
 	if err != nil {
 		s.t.Fatalf("INFO server: %v", err)
 	}
 	// Valkey lists redis_version first and valkey_version later.
-	version := ""
 	for _, m := range versionInfo.FindAllStringSubmatch(info, -1) {
-		version = m[1]
+		s.product, s.version = m[1], m[2]
 	}
-	return version
+	return s.product, s.version
 }
 
 // Kill ends the server at once, as a crash would. A killed server can be started again with Restart.
