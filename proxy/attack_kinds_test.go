@@ -53,8 +53,10 @@ var attackKinds = map[string]func(a *attacker){
 		a.say(a.oneOf("RESET", "PING", "QUIT", "MULTI"), "GET evil:k")
 	},
 	"CLIENT TRACKING": func(a *attacker) {
+		// Anybody may redirect to anybody, in Redis too: the victims, whose ids are the first, are spared.
+		other := fmt.Sprintf("REDIRECT %d", 100+a.rnd.IntN(1000))
 		a.say(a.oneOf("HELLO 3", "HELLO 2"), "CLIENT TRACKING ON "+a.oneOf("", "BCAST", "BCAST PREFIX evil:", "OPTIN", "OPTOUT", "NOLOOP",
-			fmt.Sprintf("REDIRECT %d", a.rnd.IntN(60)), fmt.Sprintf("BCAST REDIRECT %d", a.rnd.IntN(60))))
+			other, "BCAST "+other))
 		a.say("CLIENT CACHING YES", "GET evil:k", "SET evil:k v", "CLIENT GETREDIR", "GET evil:k", "CLIENT TRACKING OFF")
 		a.listen()
 	},

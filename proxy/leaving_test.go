@@ -16,6 +16,7 @@ func TestWhoHangsUpBehindACommandThatWaitsIsNotWaitedFor(t *testing.T) {
 		"WAIT 1 0", // may take a second here, before it is given up
 		"BLPOP none 0",
 		"RPUSH list x\r\nBLPOP list 0",
+		"SUBSCRIBE a",
 		"XREAD BLOCK 0 STREAMS none $",
 		"MULTI\r\nSUBSCRIBE a\r\nSET k v\r\nEXEC",
 		"MULTI\r\nSUBSCRIBE a\r\nSET k v",

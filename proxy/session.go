@@ -124,6 +124,17 @@ type waiting struct {
 	blocks    bool // and is one that blocks the client
 }
 
+// queued reports whether the session waits for its turn, and not only for a connection that is being opened.
+func (w *waiting) queued() bool {
+	switch {
+	case w.pin != nil:
+		return w.pin.Queued()
+	case w.hub != nil && w.hub.request != nil:
+		return w.hub.request.Queued()
+	}
+	return false
+}
+
 // Data implements eventloop.Handler: the client has sent something.
 func (s *session) Data(b []byte) {
 	s.active = s.w.clock()
@@ -210,8 +221,8 @@ func (s *session) advance(in []byte, borrowed bool) {
 	if s.relaying {
 		s.in, s.partial = nil, nil
 		s.relay(in)
-		if s.eof && s.pin != nil {
-			s.pin.link.HalfClose() // the upstream answers what there was, and hangs up
+		if s.eof {
+			s.cutOff()
 		}
 		return
 	}
@@ -276,7 +287,9 @@ func (s *session) cutOff() {
 	switch {
 	case s.state >= leaving:
 		s.close()
-	case s.relaying, s.wait != nil && s.wait.forOthers:
+	case s.relaying && s.pin != nil:
+		s.pin.link.HalfClose() // the upstream answers what there was, and hangs up
+	case s.relaying, s.wait != nil && s.wait.forOthers && s.wait.queued():
 		s.close()
 	case s.pin != nil && s.pin.blocking:
 		// The upstream is to see what Redis would see: a command, and then the end. If there was something to pop
