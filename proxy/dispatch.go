@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bytes"
+	"strconv"
+	"strings"
 
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
@@ -61,10 +63,7 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 	case waitAcks:
 		return s.waitForAcks(c)
 	case flush:
-		if r.Len() == 2 && isWord(sub, "ASYNC") {
-			return s.share(c, nil)
-		}
-		return s.onNewPin(c)
+		return s.flush(c)
 	case multi:
 		return s.startTransaction(c, rest)
 	case exec, discard, unwatch: // there is nothing to end; the upstream says so
@@ -139,6 +138,30 @@ func (s *session) refuseUnauthenticated() bool {
 	}
 	s.answer([]byte("-NOAUTH Authentication required.\r\n"))
 	return true
+}
+
+// flush treats FLUSHALL and its like. They hold up their connection alone where a thread of its own does the work.
+func (s *session) flush(c command) bool {
+	link := s.lane()
+	if link == nil {
+		return false
+	}
+	if c.Len() == 2 && isWord(c.Arg(1), "ASYNC") || !flushesAside(link) {
+		return s.share(c, nil)
+	}
+	return s.onNewPin(c)
+}
+
+// flushesAside reports whether the upstream is Redis 7.4 or later (db.c: flushCommandCommon), or not known to be another.
+func flushesAside(link *multiplex.Link) bool {
+	if server := link.HelloField("server"); server != nil && string(server) != "redis" {
+		return false
+	}
+	major, rest, _ := strings.Cut(string(link.HelloField("version")), ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	x, err := strconv.Atoi(major)
+	y, err2 := strconv.Atoi(minor)
+	return err != nil || err2 != nil || x > 7 || x == 7 && y >= 4
 }
 
 // waitForAcks treats WAIT and WAITAOF. They wait for the writes of the connection that they are sent on, so they go

@@ -54,7 +54,7 @@ func TestClientLibrariesAreToldWhatRedisTellsThem(t *testing.T) {
 			t.Parallel() // they mostly wait
 			s := proxytest.Redis(t)
 			direct := ""
-			for _, pool := range []int{5, proxy.DefaultPoolSize} {
+			for _, pool := range []int{6, proxy.DefaultPoolSize} {
 				t.Run(fmt.Sprintf("pool-size %d", pool), func(t *testing.T) {
 					cfg := proxytest.Config(t, s)
 					cfg.PoolSize = pool
