@@ -208,6 +208,7 @@ func TestAWordFromABrowserEndsOnlyItsSender(t *testing.T) {
 
 // Before a client has given its password it is nobody, and Redis lends it little memory.
 func TestAClientWithoutPasswordIsHeldToSmallerLimits(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s, p := redisAndProxy(t, nil, "--requirepass", "pw")
 	cases := []badInput{
 		{"eleven arguments", "*11\r\n", "unauthenticated multibulk length"},

@@ -105,6 +105,7 @@ func TestAClientThatIsRelayedDoesNotKillTheConnectionsThatOthersShare(t *testing
 
 // Redis lets a client kill itself where it asks for it, and answers it first.
 func TestWhoKillsItselfIsAnsweredFirst(t *testing.T) {
+	t.Parallel() // it mostly waits
 	onLoops(t, func(t *testing.T, s *proxytest.Server, p *proxytest.Running) {
 		for _, tc := range []struct {
 			commands string

@@ -113,6 +113,7 @@ func TestTheListShowsTheClientsInTheUpstreamsForm(t *testing.T) {
 }
 
 func TestTheListShowsWhatClientsAreDoing(t *testing.T) {
+	t.Parallel() // it mostly waits
 	onLoops(t, func(t *testing.T, s *proxytest.Server, p *proxytest.Running) {
 		asker, quiet := proxytest.Dial(t, p.Addr()), "e"
 		if s.Is("valkey", "8.0") { // READONLY is not for clusters only
@@ -205,6 +206,7 @@ func TestTheListIsFilteredByIDAndType(t *testing.T) {
 }
 
 func TestAgeAndIdlenessAreTheClients(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, p := redisAndProxy(t, nil)
 	old, asker := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
 	id := idOf(old)

@@ -55,6 +55,7 @@ var clientSteps = []clientStep{
 }
 
 func TestApplicationsOnGoRedisDoNotNotice(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, pool := range []int{4, 16} {
 		for _, protocol := range []int{2, 3} {
 			t.Run(fmt.Sprintf("pool-size %d, RESP%d", pool, protocol), func(t *testing.T) {
@@ -319,6 +320,7 @@ func stepScripts(ctx context.Context, c *clientCase) error {
 
 // Other languages' libraries are tried where they are installed; testdata/clients/README.md tells how to.
 func TestApplicationsInOtherLanguagesDoNotNotice(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, tc := range []struct {
 		name  string
 		probe []string // exits 0 where the library is there

@@ -14,6 +14,7 @@ import (
 // ended, because it keeps a connection from all others.
 
 func TestAnIdleClientIsClosedAndOneThatWaitsIsNot(t *testing.T) {
+	t.Parallel() // it mostly waits
 	onLoops(t, func(t *testing.T, _ *proxytest.Server, p *proxytest.Running) {
 		operator := proxytest.Dial(t, p.Addr())
 		var waiting, idle []*proxytest.Conn
@@ -61,6 +62,7 @@ func TestAnIdleClientIsClosedAndOneThatWaitsIsNot(t *testing.T) {
 }
 
 func TestATransactionThatIsNotGoneOnWithIsEnded(t *testing.T) {
+	t.Parallel() // it mostly waits
 	log := &lockedBuffer{}
 	_, p := redisAndProxy(t, func(c *proxy.Config) {
 		c.TransactionTimeout = time.Second

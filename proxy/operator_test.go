@@ -15,6 +15,7 @@ import (
 // What operators know how to do with a Redis works here as it stands: the same tools, commands and fields.
 
 func TestTheRecipesOfOperatorsWorkWithRedisPy(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const python = "/usr/bin/python3"
 	if out, err := exec.Command(python, "-c", "import redis").CombinedOutput(); err != nil {
 		t.Logf("not tried, since it is not installed: %v: %s", err, out)

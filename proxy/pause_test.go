@@ -268,6 +268,7 @@ func TestWhenManyWriteAPauseLeavesALaneToThoseWhoRead(t *testing.T) {
 }
 
 func TestAPauseDelaysNotOneReadThatIsUnderWay(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, loops := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d loops", loops), func(t *testing.T) {
 			_, p := redisAndProxy(t, func(c *proxy.Config) { c.Loops = loops })

@@ -22,6 +22,7 @@ import (
 // once and in order, and up to the end of the subscription all that had been published before it asked for the end.
 
 func TestASubscriberNeverMissesAMessageNorHearsOneTwice(t *testing.T) {
+	t.Parallel() // it mostly waits
 	seed := testSeed(t)
 	for _, tc := range []struct {
 		name  string

@@ -41,6 +41,7 @@ func fullProxy(t *testing.T, listen ...string) (*proxytest.Running, *lockedBuffe
 // Redis writes its refusal at accept and closes: a client that writes before it reads gets a reset, and many never see
 // the text.
 func TestARefusedClientReadsTheTextHoweverMuchItWroteBefore(t *testing.T) {
+	t.Parallel() // it mostly waits
 	socket := t.TempDir() + "/redbouncer.sock"
 	p, log := fullProxy(t, "127.0.0.1:0", "unix:"+socket)
 	var clients sync.WaitGroup
