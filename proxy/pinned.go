@@ -320,12 +320,15 @@ func (s *session) reset() bool {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.setContext(s.w.pool.Initial())
+	skipped := s.skipNext // by CLIENT REPLY SKIP; OFF is over, SKIP is not
 	s.replyOff, s.skipNext, s.noEvict = false, false, false
 	if s.who != nil {
 		s.who.name = ""
 	}
 	s.recount()
-	s.write([]byte("+RESET\r\n"))
+	if !skipped {
+		s.write([]byte("+RESET\r\n"))
+	}
 	return true
 }
 
