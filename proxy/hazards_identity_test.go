@@ -24,7 +24,7 @@ func TestARefusalNamesTheClientsOwnUser(t *testing.T) {
 		"AUTH ann pw; CONFIG GET save; AUTH ben pw; GET ann:k; CONFIG GET save; AUTH ann wrong; ACL WHOAMI; RESET; ACL WHOAMI; GET ann:k",
 		"HELLO 3 AUTH ann pw; BLPOP ben:k 0; WATCH ben:k; CONFIG GET save; GET ben:k; FLUSHALL; XREAD BLOCK 1 STREAMS ben:s 0",
 	} {
-		want := wholeAnswer(t, s.Addr(), script, false)
+		want := oneByOne(t, s.Addr(), script)
 		for range 2 {
 			if got := wholeAnswer(t, p.Addr(), script, false); got != want {
 				t.Errorf("%s\ngot  %s\nwant %s", script, quote(got), quote(want))
@@ -55,18 +55,18 @@ func TestWhoHasNotAuthenticatedIsRefusedInRedissOrder(t *testing.T) {
 		"XREAD BLOCK 0 STREAMS s $", "FUNCTION LIST", "COMMAND COUNT",
 	}
 	for _, cmd := range commands {
-		want, got := wholeAnswer(t, s.Addr(), cmd, false), wholeAnswer(t, p.Addr(), cmd, false)
+		want, got := oneByOne(t, s.Addr(), cmd), wholeAnswer(t, p.Addr(), cmd, false)
 		if got != want {
 			t.Errorf("%s\ngot  %s\nwant %s", cmd, quote(got), quote(want))
 		}
 	}
 	all := strings.Join(commands, "; ")
-	if want, got := wholeAnswer(t, s.Addr(), all, false), wholeAnswer(t, p.Addr(), all, true); got != want {
-		t.Errorf("all of them\ngot  %s\nwant %s", got, want)
+	if want, got := oneByOne(t, s.Addr(), all), wholeAnswer(t, p.Addr(), all, true); got != want {
+		t.Errorf("all of them\ngot  %s\nwant %s", quote(got), quote(want))
 	}
 	all += "; AUTH secret; GET k; NOSUCH"
-	if want, got := wholeAnswer(t, s.Addr(), all, false), wholeAnswer(t, p.Addr(), all, false); got != want {
-		t.Errorf("and then with the password\ngot  %s\nwant %s", got, want)
+	if want, got := oneByOne(t, s.Addr(), all), wholeAnswer(t, p.Addr(), all, false); got != want {
+		t.Errorf("and then with the password\ngot  %s\nwant %s", quote(got), quote(want))
 	}
 	allGone(t, p)
 }

@@ -47,6 +47,23 @@ func inOneWrite(t *testing.T, c *proxytest.Conn, script string) {
 	c.Write(string(raw))
 }
 
+// oneByOne returns what commands that are separated by semicolons are answered, each sent when the one before has been.
+// (Behind other replies, some versions of Redis answer a failed AUTH with nothing.) The last is a QUIT.
+func oneByOne(t *testing.T, addr, script string) string {
+	t.Helper()
+	c := proxytest.Dial(t, addr)
+	defer c.Close()
+	var b strings.Builder
+	for cmd := range strings.SplitSeq(script+"; QUIT", "; ") {
+		inOneWrite(t, c, cmd)
+		b.Write(c.ReadReply())
+		if strings.HasPrefix(cmd, "QUIT") {
+			break
+		}
+	}
+	return helloID.ReplaceAllString(b.String(), "(id)")
+}
+
 // A lane that waited for such a reply would hand each client what its neighbour asked for.
 func TestACommandThatIsNotAnsweredNeverReachesASharedConnection(t *testing.T) {
 	for _, allowed := range []bool{false, true} {
@@ -338,7 +355,7 @@ func TestRepliesFromDifferentConnectionsComeInOrder(t *testing.T) {
 		"INCR n; AUTH nobody x; INCR n; SELECT 99; INCR n; SELECT x; INCR n; HELLO 9; GET n; QUIT; INCR n",
 	} {
 		proxytest.Dial(t, s.Addr()).Do("FLUSHALL")
-		want := wholeAnswer(t, s.Addr(), script, false)
+		want := oneByOne(t, s.Addr(), script)
 		for _, piecemeal := range []bool{false, true} {
 			proxytest.Dial(t, s.Addr()).Do("FLUSHALL")
 			if got := wholeAnswer(t, p.Addr(), script, piecemeal); got != want {
