@@ -108,9 +108,14 @@ func (s *session) setReply(mode string) func([]byte) []byte {
 		if isErrorReply(reply) {
 			return reply
 		}
-		s.replyOff, s.skipNext = mode == "OFF", mode == "SKIP" && !s.replyOff
-		if mode == "ON" {
+		switch mode {
+		case "ON":
+			s.replyOff = false
 			return replyOK
+		case "OFF":
+			s.replyOff = true
+		default: // after OFF it changes nothing
+			s.skipNext = !s.replyOff
 		}
 		return nil
 	}

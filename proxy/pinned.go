@@ -134,7 +134,7 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
 	case block, blockOption, waitAcks:
 		p.blocking = true
-		s.submit(p.link, c, nil)
+		s.submit(p.link, c, s.unlessForced(c))
 		if s.eof {
 			s.cutOff()
 		}
@@ -169,6 +169,26 @@ func (s *session) onPin(c command) bool {
 	}
 	s.bar()
 	return true
+}
+
+// forced is what Redis tells a client that waits, before it closes its connection: it has become a replica.
+var forced = []byte("-UNBLOCKED force ")
+
+// unlessForced returns what is done when a command that may wait has been answered: a client whose connection Redis
+// closes then is closed, and what it has sent behind is not run.
+func (s *session) unlessForced(c command) *multiplex.Special {
+	var note *multiplex.Special
+	if s.tracks != nil {
+		note = s.noteRead(c)
+	}
+	return &multiplex.Special{Done: func(head []byte) {
+		if note != nil {
+			note.Done(head)
+		}
+		if bytes.HasPrefix(head, forced) {
+			s.leave()
+		}
+	}}
 }
 
 // trackingMode is what CLIENT TRACKING has switched on.
@@ -320,12 +340,15 @@ func (s *session) reset() bool {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.setContext(s.w.pool.Initial())
+	skipped := s.skipNext // by CLIENT REPLY SKIP; OFF is over, SKIP is not
 	s.replyOff, s.skipNext, s.noEvict = false, false, false
 	if s.who != nil {
 		s.who.name = ""
 	}
 	s.recount()
-	s.write([]byte("+RESET\r\n"))
+	if !skipped {
+		s.write([]byte("+RESET\r\n"))
+	}
 	return true
 }
 

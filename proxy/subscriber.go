@@ -65,8 +65,11 @@ func (s *session) subscribe(c command) bool {
 	f, un := familyOf(c.row)
 	switch {
 	case s.ctx.Unauthenticated():
-		c.row = onceRow
-		return s.onNewPin(c) // it will be refused; if not, the connection is dropped
+		c.row = onceRow // it will be refused; if not, the connection is dropped
+		if s.pin != nil {
+			return s.onPin(c)
+		}
+		return s.onNewPin(c)
 	case un:
 		return s.unsubscribe(c, f)
 	case c.Len() == 1:
