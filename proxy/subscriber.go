@@ -375,6 +375,12 @@ func (s *session) pingRestricted(c command) bool {
 	return true
 }
 
+// cannotBeQueued reports whether a command was refused for no other reason than that it was sent in a transaction. Valkey
+// names the command, and has more of them than Redis.
+func cannotBeQueued(reply []byte) bool {
+	return bytes.HasPrefix(reply, []byte("-ERR Command ")) && bytes.HasSuffix(reply, []byte("not allowed inside a transaction\r\n"))
+}
+
 // ifAllowed asks the upstream whether it would take a command, without having it run: it is queued in a transaction
 // that is discarded. If it would not, the client gets its error, and otherwise the answer. A user who may not use
 // transactions is not checked, nor are the commands that cannot be queued.
@@ -412,7 +418,7 @@ func (s *session) ifAllowed(c command, answer func() []byte) bool {
 	c.row = identityRow
 	raw := bytes.Clone(c.Bytes())
 	link.SubmitSpecial(s, raw, 0, &multiplex.Special{Collect: true, Done: func(reply []byte) {
-		if !isErrorReply(reply) || bytes.HasPrefix(reply, []byte("-ERR Command not allowed inside a transaction")) {
+		if !isErrorReply(reply) || cannotBeQueued(reply) {
 			reply = answer()
 		}
 		if muted {
