@@ -177,9 +177,7 @@ func (s *session) waitForAcks(c command) bool {
 	if link == nil {
 		return false
 	}
-	publish := resp.AppendCommand(nil, "PUBLISH", "redbouncer:wait", "")
-	link.SubmitSpecial(nil, publish, 0, &multiplex.Special{Collect: true, Done: func([]byte) {}})
-	s.submit(link, c, &multiplex.Special{Done: func([]byte) { s.acks = nil; s.stopWaiting() }})
+	s.submitWait(link, c, func() { s.acks = nil; s.stopWaiting() })
 	s.acks = link
 	link.Drain()
 	s.bar()
@@ -187,6 +185,26 @@ func (s *session) waitForAcks(c command) bool {
 		s.cutOff()
 	}
 	return true
+}
+
+// submitWait sends WAIT or WAITAOF behind the PUBLISH that it counts from. If that is refused, the count may be of
+// writes long before the client's own: then who is told anything but 0 is told of the refusal instead.
+func (s *session) submitWait(link *multiplex.Link, c command, done func()) {
+	var refused []byte
+	publish := resp.AppendCommand(nil, "PUBLISH", "redbouncer:wait", "")
+	link.SubmitSpecial(nil, publish, 0, &multiplex.Special{Collect: true, Done: func(reply []byte) {
+		if isErrorReply(reply) {
+			refused = bytes.Clone(reply)
+		}
+	}})
+	s.submit(link, c, s.collect(func(reply []byte) []byte {
+		done()
+		s.killed = s.killed || bytes.HasPrefix(reply, forced)
+		if refused == nil || isErrorReply(reply) || string(reply) == ":0\r\n" {
+			return reply
+		}
+		return refused
+	}))
 }
 
 // deny answers a command that could not have what it needs. What follows must not run as if it had: the body of a

@@ -71,6 +71,7 @@ func TestWAITNeverClaimsThatAReplicaHasWhatItHasNot(t *testing.T) {
 		"SET k 1; HELLO 3; WAIT 1 20",
 		"WATCH k; SET k 1; UNWATCH; WAIT 1 20",
 		"WATCH k; SET k 1; WAIT 1 20",
+		"SET k 1; WATCH k; WAIT 1 20",
 		"MULTI; SET k 1; EXEC; WAIT 1 20",
 		"RPUSH l x; BLPOP l 0; WAIT 1 20",
 		"EVAL \"return redis.call('set','k','2')\" 0; GET k; WAIT 1 20",
@@ -103,6 +104,19 @@ func TestWAITNeverClaimsThatAReplicaHasWhatItHasNot(t *testing.T) {
 		expect(t, other, "WAIT 1 20", ":0\r\n")
 		other.Close()
 	}
+	// Who may not PUBLISH has no means to move the count past what he wrote on a connection that has gone.
+	direct.Do("ACL", "SETUSER", "mute", "on", ">pw", "~*", "&*", "+@all", "-publish")
+	mute := proxytest.Dial(t, p.Addr())
+	expect(t, mute, "AUTH mute pw", "+OK\r\n")
+	for range 2 {
+		expect(t, mute, "SET k 2", "+OK\r\n")
+		direct.Do("CLIENT", "KILL", "USER", "mute")
+		mute.Do("PING")
+		if got := string(mute.Do("WAIT", "1", "20")); got != ":0\r\n" && !strings.HasPrefix(got, "-NOPERM ") {
+			t.Errorf("who may not PUBLISH is told %q", got)
+		}
+	}
+	mute.Close()
 	if err := replica.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,11 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
 	case block, blockOption, waitAcks:
 		p.blocking = true
-		s.submit(p.link, c, s.unlessForced(c))
+		if c.row.how == waitAcks {
+			s.submitWait(p.link, c, func() {})
+		} else {
+			s.submit(p.link, c, s.unlessForced(c))
+		}
 		if s.eof {
 			s.cutOff()
 		}
