@@ -108,9 +108,10 @@ type Link struct {
 	bye     *eventloop.Timer
 
 	// Of a pin.
-	owner  Client
-	frames func(frame []byte, top byte)
-	raw    func(b []byte)
+	owner   Client
+	parting bool // we have told the upstream that nothing more will come: it hangs up when it has answered
+	frames  func(frame []byte, top byte)
+	raw     func(b []byte)
 }
 
 // User returns the ACL user whose connection it is; empty: the proxy's own.
@@ -449,7 +450,9 @@ func (k *Link) broke(err error) {
 	if errors.Is(err, io.EOF) {
 		err = errHungUp
 	}
-	k.pool.lost(k, err)
+	if !k.parting {
+		k.pool.lost(k, err)
+	}
 	c, owner := k.ctx, k.owner
 	if k.conn.Closed() {
 		k.close()

@@ -144,6 +144,7 @@ func (k *Link) HalfClose() {
 		k.flush()
 	}
 	if k.state == serving {
+		k.parting = true
 		k.conn.CloseWrite()
 	}
 }

@@ -362,8 +362,10 @@ func (s *session) cut(err error) {
 	if s.state == gone {
 		return
 	}
-	s.w.log.Debug("client closed: its upstream connection broke", "client", s.remote, "error", err)
-	s.w.counters.lost.Add(1)
+	if !s.eof { // otherwise it has hung up itself
+		s.w.log.Debug("client closed: its upstream connection broke", "client", s.remote, "error", err)
+		s.w.counters.lost.Add(1)
+	}
 	s.flushAndClose()
 }
 
