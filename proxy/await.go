@@ -140,3 +140,18 @@ func (s *session) pinTimeout() {
 		s.wait.timer = s.w.loop.AfterFunc(left, s.pinTimeout)
 	}
 }
+
+// hubTimeout is pinTimeout's counterpart for a session that waits for a hub.
+func (s *session) hubTimeout() {
+	waited := s.w.loop.Now().Sub(s.wait.since)
+	left := max(s.w.cfg.UpstreamTimeout, connectTime) - waited
+	switch r := s.wait.hub.request; {
+	case r != nil && r.Queued():
+		s.w.counters.poolTimeouts.Add(1)
+		s.endWait(replyFull, true)
+	case left <= 0:
+		s.endWait(s.unavailable(), true)
+	default:
+		s.wait.timer = s.w.loop.AfterFunc(max(left, time.Millisecond), s.hubTimeout)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
@@ -404,19 +403,4 @@ func bulk(b []byte) (value, rest []byte) {
 		return nil, nil
 	}
 	return rest[:n], rest[n+2:]
-}
-
-// hubTimeout is pinTimeout's counterpart for a session that waits for a hub.
-func (s *session) hubTimeout() {
-	waited := s.w.loop.Now().Sub(s.wait.since)
-	left := max(s.w.cfg.UpstreamTimeout, connectTime) - waited
-	switch r := s.wait.hub.request; {
-	case r != nil && r.Queued():
-		s.w.counters.poolTimeouts.Add(1)
-		s.endWait(replyFull, true)
-	case left <= 0:
-		s.endWait(s.unavailable(), true)
-	default:
-		s.wait.timer = s.w.loop.AfterFunc(max(left, time.Millisecond), s.hubTimeout)
-	}
 }
