@@ -132,6 +132,7 @@ func (s *session) endTransaction(c command) {
 	// The replies to what was queued are in by the time that EXEC's is, not before.
 	if s.inFlight > 0 || len(p.tx.answers) > 0 {
 		sp = s.collectLater(func(reply []byte, done func([]byte)) {
+			p.watching = p.watching && !transactionOver(reply) // EXEC ends that before anything else
 			p.tx.answer(reply, func(answer []byte) {
 				over(reply)
 				done(answer)
