@@ -57,8 +57,8 @@ func (a *audience) extra(f family, name []byte, patterns bool) int {
 	n := l.clients - l.links
 	if patterns {
 		for pattern, l := range a.heard[toPatterns] {
-			if matches([]byte(pattern), name) {
-				n += l.clients - l.links
+			if more := l.clients - l.links; more != 0 && matches([]byte(pattern), name) {
+				n += more
 			}
 		}
 	}
@@ -153,48 +153,46 @@ func (s *session) numSub(c command) func(reply []byte) []byte {
 }
 
 // matches reports whether a name matches a pattern, as Redis matches them (util.c: stringmatchlen): * ? [a-z] [^a] and \.
+// It is the last * that takes another byte when what follows does not match: to try those before it again could change
+// nothing, and would take a time that grows exponentially with their number.
 func matches(pattern, name []byte) bool {
-	for len(pattern) > 0 {
-		switch pattern[0] {
-		case '*':
-			for len(pattern) > 0 && pattern[0] == '*' {
-				pattern = pattern[1:]
-			}
+	var star, taken []byte // what follows the last *, and the name from where that was tried last
+	for {
+		switch {
+		case len(pattern) > 0 && pattern[0] == '*':
+			pattern = bytes.TrimLeft(pattern, "*")
 			if len(pattern) == 0 {
 				return true
 			}
-			for i := range len(name) + 1 {
-				if matches(pattern, name[i:]) {
-					return true
-				}
+			star, taken = pattern, name
+			continue
+		case len(pattern) > 0 && len(name) > 0:
+			if ok, rest := matchesOne(pattern, name[0]); ok {
+				pattern, name = rest, name[1:]
+				continue
 			}
-			return false
-		case '?':
-			if len(name) == 0 {
-				return false
-			}
-			pattern = pattern[1:]
-		case '[':
-			if len(name) == 0 {
-				return false
-			}
-			in, rest := inClass(pattern[1:], name[0])
-			if !in {
-				return false
-			}
-			pattern = rest
-		default:
-			if pattern[0] == '\\' && len(pattern) > 1 {
-				pattern = pattern[1:]
-			}
-			if len(name) == 0 || pattern[0] != name[0] {
-				return false
-			}
-			pattern = pattern[1:]
+		case len(pattern) == 0 && len(name) == 0:
+			return true
 		}
-		name = name[1:]
+		if star == nil || len(taken) == 0 {
+			return false
+		}
+		taken = taken[1:]
+		pattern, name = star, taken
 	}
-	return len(name) == 0
+}
+
+// matchesOne reports whether a byte matches what is at the front of a pattern, which is no *, and returns what follows.
+func matchesOne(pattern []byte, b byte) (ok bool, rest []byte) {
+	switch {
+	case pattern[0] == '?':
+		return true, pattern[1:]
+	case pattern[0] == '[':
+		return inClass(pattern[1:], b)
+	case pattern[0] == '\\' && len(pattern) > 1:
+		pattern = pattern[1:]
+	}
+	return pattern[0] == b, pattern[1:]
 }
 
 // inClass reports whether b is in the class of characters at the front of a pattern, and returns what follows the class.

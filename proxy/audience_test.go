@@ -1,6 +1,10 @@
 package proxy
 
-import "testing"
+import (
+	"strings"
+	"testing"
+	"time"
+)
 
 // The patterns are those of Redis's own tests of PSUBSCRIBE and KEYS, and of its documentation.
 func TestPatternsMatchAsInRedis(t *testing.T) {
@@ -13,6 +17,11 @@ func TestPatternsMatchAsInRedis(t *testing.T) {
 		{"*", "", true},
 		{"*", "anything", true},
 		{"**a**", "bab", true},
+		{"a*b*c", "abbcbc", true},
+		{"a*b*c", "abbcb", false},
+		{"*ab", "aab", true},
+		{"*a?", "aaab", true},
+		{"*[ab]c*", "xaacx", true},
 		{"h?llo", "hello", true},
 		{"h?llo", "hllo", false},
 		{"h*llo", "heeeello", true},
@@ -36,5 +45,19 @@ func TestPatternsMatchAsInRedis(t *testing.T) {
 		if got := matches([]byte(tc.pattern), []byte(tc.name)); got != tc.want {
 			t.Errorf("%q matches %q: %t, want %t", tc.pattern, tc.name, got, tc.want)
 		}
+	}
+}
+
+// A client may choose both: Redis was stopped that way once (CVE-2022-36021).
+func TestNoPatternTakesLongToMatch(t *testing.T) {
+	done := make(chan bool, 1)
+	go func() { done <- matches([]byte(strings.Repeat("a*", 20)+"b"), []byte(strings.Repeat("a", 200))) }()
+	select {
+	case got := <-done:
+		if got {
+			t.Error("it matches")
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("it is still being matched after 5 s")
 	}
 }

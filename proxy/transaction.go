@@ -152,8 +152,9 @@ func (t *transaction) answer(reply []byte, done func([]byte)) {
 	}
 	out := append(append([]byte(nil), header...), '\r', '\n')
 	var f resp.Framer
-	var next func(i int)
-	next = func(i int) {
+	var next func()
+	i := 0
+	next = func() {
 		for ; len(rest) > 0; i++ {
 			n, _, err := f.Next(rest)
 			if err != nil {
@@ -162,18 +163,28 @@ func (t *transaction) answer(reply []byte, done func([]byte)) {
 			}
 			element := rest[:n]
 			rest = rest[n:]
-			if answer := t.answers[i]; answer != nil {
-				answer(element, func(changed []byte) {
-					out = append(out, changed...)
-					next(i + 1)
-				})
+			answer := t.answers[i]
+			if answer == nil {
+				out = append(out, element...)
+				continue
+			}
+			// Most answers are there at once. To go on from within each would take a stack as deep as the transaction is long.
+			here, late := false, false
+			answer(element, func(changed []byte) {
+				out = append(out, changed...)
+				if here = true; late {
+					i++
+					next()
+				}
+			})
+			if !here {
+				late = true
 				return
 			}
-			out = append(out, element...)
 		}
 		done(out)
 	}
-	next(0)
+	next()
 }
 
 // mentions reports whether a word, which is in upper case, is among the arguments.
