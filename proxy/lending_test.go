@@ -123,3 +123,20 @@ func TestAConnectionIsHandedToTheNextWhoWaits(t *testing.T) {
 		t.Errorf("500 transactions of 10 clients opened %d connections", n)
 	}
 }
+
+// A subscriber of RESP2 is answered on a lane, also while a connection is lent to it for another reason.
+func TestAConnectionIsTakenBackFromAClientWhoseLaneBreaks(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	direct, c := proxytest.Dial(t, s.Addr()), proxytest.Dial(t, p.Addr())
+	for _, words := range []string{"CLIENT TRACKING ON BCAST", "SUBSCRIBE ch", "PING"} {
+		c.Do(strings.Fields(words)...)
+	}
+	lane := laneID.FindStringSubmatch(string(direct.Do("CLIENT", "LIST")))[1]
+	direct.Write("CLIENT PAUSE 1000 ALL\r\nCLIENT KILL ID " + lane + "\r\n")
+	direct.ReadReply()
+	c.Send("GET", "k") // waits behind the end of its connection
+	if got, err := c.TryReadAll(); err != nil || len(got) > 0 {
+		t.Fatalf("it is answered %q, error %v", got, err)
+	}
+	allGone(t, p)
+}
