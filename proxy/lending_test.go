@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/proxytest"
@@ -139,4 +140,30 @@ func TestAConnectionIsTakenBackFromAClientWhoseLaneBreaks(t *testing.T) {
 		t.Fatalf("it is answered %q, error %v", got, err)
 	}
 	allGone(t, p)
+}
+
+func TestAConnectionThatSubscribersLeaveIsHandedOnAtOnce(t *testing.T) {
+	_, p := redisAndProxy(t, func(cfg *proxy.Config) { cfg.PoolSize = 3 })
+	subscriber, next := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	subscriber.Do("HELLO", "3")
+	next.Do("HELLO", "3")
+	var waited time.Duration
+	for range 6 {
+		subscriber.Do("SUBSCRIBE", "ch")
+		next.Send("MULTI")
+		eventually(t, "MULTI waits", func() string {
+			if st := p.Stats(); st.Waiting != 1 {
+				return fmt.Sprintf("%+v", st)
+			}
+			return ""
+		})
+		began := time.Now()
+		subscriber.Do("UNSUBSCRIBE", "ch")
+		next.ReadReply()
+		waited = max(waited, time.Since(began))
+		next.Do("DISCARD")
+	}
+	if waited > 200*time.Millisecond {
+		t.Errorf("it took up to %v, with nobody in the way", waited)
+	}
 }
