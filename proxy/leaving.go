@@ -53,8 +53,7 @@ func (s *session) Lost(err error) {
 	if s.state == gone {
 		return
 	}
-	s.pin = nil // it has gone by itself
-	s.cut(err)
+	s.cut(err) // with its pin, which may not be the connection that broke
 }
 
 // cut closes a client because an upstream connection broke on which something was under way for it.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/proxytest"
@@ -121,5 +122,48 @@ func TestAConnectionIsHandedToTheNextWhoWaits(t *testing.T) {
 	clients.Wait()
 	if n := opened() - before; n > 50 {
 		t.Errorf("500 transactions of 10 clients opened %d connections", n)
+	}
+}
+
+// A subscriber of RESP2 is answered on a lane, also while a connection is lent to it for another reason.
+func TestAConnectionIsTakenBackFromAClientWhoseLaneBreaks(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	direct, c := proxytest.Dial(t, s.Addr()), proxytest.Dial(t, p.Addr())
+	for _, words := range []string{"CLIENT TRACKING ON BCAST", "SUBSCRIBE ch", "PING"} {
+		c.Do(strings.Fields(words)...)
+	}
+	lane := laneID.FindStringSubmatch(string(direct.Do("CLIENT", "LIST")))[1]
+	direct.Write("CLIENT PAUSE 1000 ALL\r\nCLIENT KILL ID " + lane + "\r\n")
+	direct.ReadReply()
+	c.Send("GET", "k") // waits behind the end of its connection
+	if got, err := c.TryReadAll(); err != nil || len(got) > 0 {
+		t.Fatalf("it is answered %q, error %v", got, err)
+	}
+	allGone(t, p)
+}
+
+func TestAConnectionThatSubscribersLeaveIsHandedOnAtOnce(t *testing.T) {
+	_, p := redisAndProxy(t, func(cfg *proxy.Config) { cfg.PoolSize = 3 })
+	subscriber, next := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	subscriber.Do("HELLO", "3")
+	next.Do("HELLO", "3")
+	var waited time.Duration
+	for range 6 {
+		subscriber.Do("SUBSCRIBE", "ch")
+		next.Send("MULTI")
+		eventually(t, "MULTI waits", func() string {
+			if st := p.Stats(); st.Waiting != 1 {
+				return fmt.Sprintf("%+v", st)
+			}
+			return ""
+		})
+		began := time.Now()
+		subscriber.Do("UNSUBSCRIBE", "ch")
+		next.ReadReply()
+		waited = max(waited, time.Since(began))
+		next.Do("DISCARD")
+	}
+	if waited > 200*time.Millisecond {
+		t.Errorf("it took up to %v, with nobody in the way", waited)
 	}
 }

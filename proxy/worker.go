@@ -128,6 +128,23 @@ func (w *worker) clock() time.Duration { return w.loop.Now().Sub(w.srv.started) 
 
 // flush ends a half of a turn: sessions that were waiting go on, then what all of them submitted is written.
 func (w *worker) flush() {
+	w.proceed()
+	for len(w.idleHubs) > 0 {
+		idle := w.idleHubs
+		w.idleHubs = nil
+		for _, h := range idle {
+			h.end()
+		}
+		w.proceed() // those to whom connections of hubs were handed on
+	}
+	if w.curious {
+		w.learn()
+	}
+	w.pool.Flush()
+}
+
+// proceed has the sessions go on that were waiting.
+func (w *worker) proceed() {
 	for len(w.ready) > 0 {
 		w.ready, w.waking = w.waking[:0], w.ready
 		for i, s := range w.waking {
@@ -142,17 +159,6 @@ func (w *worker) flush() {
 	}
 	w.deferred = w.deferred[:0]
 	w.flushPushed()
-	for len(w.idleHubs) > 0 {
-		idle := w.idleHubs
-		w.idleHubs = nil
-		for _, h := range idle {
-			h.end()
-		}
-	}
-	if w.curious {
-		w.learn()
-	}
-	w.pool.Flush()
 }
 
 // flushPushed writes the messages of this turn.
