@@ -97,10 +97,17 @@ func (w *worker) inboxOf(id int64, then func(inbox int64, refusal []byte)) {
 	})
 }
 
+// noRedirectToRelayed is what a client is told that names one which is told nothing any more but by its own connection.
+const noRedirectToRelayed = "-ERR redbouncer cannot redirect to a client that has used MONITOR, or SUBSCRIBE in a transaction\r\n"
+
 // openInbox opens the session's inbox, if it has none.
 func (s *session) openInbox(then func(id int64, refusal []byte)) {
-	if s.state >= leaving {
+	switch {
+	case s.state >= leaving:
 		then(noClient, nil)
+		return
+	case s.relaying:
+		then(noClient, []byte(noRedirectToRelayed))
 		return
 	}
 	if s.subs == nil {
