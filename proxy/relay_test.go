@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/proxytest"
 )
 
@@ -71,4 +72,26 @@ func TestWhatIsInFlightIsAnsweredBeforeAClientIsRelayed(t *testing.T) {
 	c.Write("CONFIG SET maxclients 5\r\nSUBSCRIBE ch\r\n")
 	isTold(t, c, "-ERR CONFIG SET of maxclients, timeout and tcp-keepalive is not possible in a transaction\r\n")
 	isTold(t, c, "+QUEUED\r\n")
+}
+
+// A subscriber of RESP2 may use none of these. On a lane, they would change what it is for all of its clients.
+func TestASubscriberDoesNotTurnALaneIntoSomethingElse(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.AllowDangerous = []string{"all"} })
+	for _, words := range []string{
+		"SCRIPT DEBUG SYNC", "REPLCONF listening-port 1", "PSYNC ? -1", "SYNC", "MONITOR", "MONITOR x", "SYNC x", "PSYNC", "REPLCONF",
+	} {
+		t.Run(words, func(t *testing.T) {
+			answer := func(addr string) string {
+				c := proxytest.Dial(t, addr)
+				c.Do("SUBSCRIBE", "ch")
+				return string(c.Do(strings.Fields(words)...))
+			}
+			if got, want := answer(p.Addr()), answer(s.Addr()); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			if got := string(proxytest.Dial(t, p.Addr()).Do("EVAL", "return 7", "0")); got != ":7\r\n" {
+				t.Errorf("a script of another client is answered %q", got)
+			}
+		})
+	}
 }
