@@ -75,6 +75,9 @@ func (s *session) redirect(c command) (raw []byte, to redirection, ready bool) {
 	}, func(refusal []byte, _ error) {
 		if refusal != nil {
 			s.denied, s.deniedByUs = refusal, true
+			if s.pin != nil {
+				s.pin.fresh = false // it is not for this command any more
+			}
 			return
 		}
 		s.redirects = &redirection{id, found}
