@@ -247,16 +247,28 @@ func harmless(head []byte) bool {
 }
 
 // startRelay has the pin carry whatever comes from now on, until one side hangs up: nobody can follow the state of
-// such a connection, or tell where a reply of its ends.
+// such a connection, or tell where a reply of its ends. So nothing else may be told to the client from then on: it might
+// come in the middle of something.
 func (s *session) startRelay(c command) bool {
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
 	if s.isSubscribed() {
 		s.condemn([]byte("-ERR a client that is subscribed cannot do this through redbouncer: use another connection\r\n"))
 		return true
 	}
+	if s.tracks != nil {
+		s.leaveTracking()
+		s.pushTracking([]byte(invalidateAll)) // what it has read so far is not followed any more
+	}
+	if s.subs != nil && s.subs.inbox != nil {
+		s.subs.inbox.close() // the upstream tells those who count on it
+		s.subs.inbox = nil
+	}
 	s.relaying = true
 	s.conn.ReadInto(nil)
 	s.inPlace = false
-	s.inFlight, s.state = 0, flowing
 	s.pin.sticky = true
 	s.pin.link.Raw(func(b []byte) { s.write(b) })
 	s.pin.link.Send(c.Bytes())

@@ -75,6 +75,9 @@ func (s *session) redirect(c command) (raw []byte, to redirection, ready bool) {
 	}, func(refusal []byte, _ error) {
 		if refusal != nil {
 			s.denied, s.deniedByUs = refusal, true
+			if s.pin != nil {
+				s.pin.fresh = false // it is not for this command any more
+			}
 			return
 		}
 		s.redirects = &redirection{id, found}
@@ -97,10 +100,17 @@ func (w *worker) inboxOf(id int64, then func(inbox int64, refusal []byte)) {
 	})
 }
 
+// noRedirectToRelayed is what a client is told that names one which is told nothing any more but by its own connection.
+const noRedirectToRelayed = "-ERR redbouncer cannot redirect to a client that has used MONITOR, or SUBSCRIBE in a transaction\r\n"
+
 // openInbox opens the session's inbox, if it has none.
 func (s *session) openInbox(then func(id int64, refusal []byte)) {
-	if s.state >= leaving {
+	switch {
+	case s.state >= leaving:
 		then(noClient, nil)
+		return
+	case s.relaying:
+		then(noClient, []byte(noRedirectToRelayed))
 		return
 	}
 	if s.subs == nil {

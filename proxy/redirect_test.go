@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"fmt"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/redbouncer/redbouncer/proxy"
@@ -37,6 +38,18 @@ func isTold(t *testing.T, c *proxytest.Conn, want string) {
 	}
 }
 
+// inboxClosed waits until the upstream has no more connections of the proxy's than that of the client who reads, and the
+// one that subscribers have left.
+func inboxClosed(t *testing.T, direct *proxytest.Conn) {
+	t.Helper()
+	eventually(t, "the inbox is closed", func() string {
+		if list := string(direct.Do("CLIENT", "LIST")); strings.Count(list, ":pin ") > 2 {
+			return list
+		}
+		return ""
+	})
+}
+
 func TestChangesAreToldToTheClientThatTheyAreRedirectedTo(t *testing.T) {
 	for _, loops := range []int{1, 2} {
 		t.Run(fmt.Sprint(loops, " loops"), func(t *testing.T) {
@@ -57,6 +70,7 @@ func TestChangesAreToldToTheClientThatTheyAreRedirectedTo(t *testing.T) {
 			}
 			// When the one who is told goes, the one who reads is told that.
 			b.Close()
+			inboxClosed(t, direct)
 			direct.Do("SET", "other", "1")
 			a.Do("GET", "other")
 			direct.Do("SET", "other", "2")
@@ -122,4 +136,21 @@ func TestAnInboxThatCannotBeHadIsARefusalAndLeavesNothingBehind(t *testing.T) {
 	a.Close()
 	b.Close()
 	allGone(t, p)
+}
+
+// Who is refused because there is no connection for the one to be told must not keep one meanwhile.
+func TestWhoMayNotRedirectKeepsNoConnection(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.PoolSize, c.PoolTimeout, c.Loops = 4, 0, 1 })
+	holder, a, b := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	holder.Do("WATCH", "k")
+	id := regexp.MustCompile(`\d+`).Find(b.Do("CLIENT", "ID"))
+	if got := string(a.Do("CLIENT", "TRACKING", "ON", "REDIRECT", string(id))); got != "-ERR max number of clients reached\r\n" {
+		t.Fatalf("it is answered %q", got)
+	}
+	eventually(t, "only one connection is lent", func() string {
+		if st := p.Stats(); st.Pins != 1 {
+			return fmt.Sprintf("%+v", st)
+		}
+		return ""
+	})
 }

@@ -81,7 +81,7 @@ func (s *session) ifAllowed(c command, answer func() []byte) bool {
 		return false
 	}
 	switch c.row.how {
-	case multi, exec, discard, watch, quit, reset, relay, kill:
+	case multi, exec, discard, watch, quit, reset, kill:
 		switch {
 		case c.row.how == exec && c.Len() == 1:
 			s.answer(append([]byte("-EXECABORT Transaction discarded because of: "), answer()[len("-ERR "):]...))
