@@ -80,7 +80,7 @@ func (s *session) condition() condition {
 	if s.state == gone {
 		return c
 	}
-	if s.blocked() {
+	if s.blocked() && (s.wait == nil || s.wait.queued()) { // a connection that is being opened is there in a moment
 		c |= isBlocked
 	}
 	if s.isSubscribed() {

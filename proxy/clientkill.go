@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
@@ -134,18 +135,50 @@ func (s *session) unblockClient(c command) question {
 			done(reply)
 			return
 		}
-		s.unblock(id, byError, func(links []int64, ended bool) {
-			switch {
-			case ended:
-				done([]byte(":1\r\n"))
-			case len(links) == 0:
-				done([]byte(":0\r\n"))
-			default:
-				args[2] = strconv.AppendInt(nil, links[0], 10)
-				s.askAgain(resp.AppendCommand(nil, args...), done)
-			}
-		})
+		s.tryUnblock(&unblocking{id: id, byError: byError, args: args, done: done})
 	}}
+}
+
+// unblocking is a CLIENT UNBLOCK that is under way.
+type unblocking struct {
+	id      int64 // of the client that is to be unblocked
+	byError bool
+	args    [][]byte
+	done    func([]byte)
+	link    int64 // the upstream's id of the connection that was tried last; 0: none
+	tries   int
+}
+
+const (
+	// unblockPause is how long a command that was sent is given to reach the upstream before it is to be unblocked again.
+	unblockPause = 2 * time.Millisecond
+	unblockTries = 500
+)
+
+// tryUnblock unblocks a client, wherever it is. The order to do so goes another way than the command that it is to end,
+// and may overtake it: then the upstream knows of nobody who is blocked. As long as the command is under way on that
+// connection, it is asked again: either it has come by then, or its reply has.
+func (s *session) tryUnblock(u *unblocking) {
+	s.unblock(u.id, u.byError, func(links []int64, ended bool) {
+		switch {
+		case ended:
+			u.done([]byte(":1\r\n"))
+			return
+		case len(links) == 0, u.link != 0 && links[0] != u.link, u.tries == unblockTries:
+			u.done([]byte(":0\r\n"))
+			return
+		}
+		u.link = links[0]
+		u.tries++
+		u.args[2] = strconv.AppendInt(nil, u.link, 10)
+		s.askAgain(resp.AppendCommand(nil, u.args...), func(reply []byte) {
+			if string(reply) != ":0\r\n" || s.state == gone {
+				u.done(reply)
+				return
+			}
+			s.w.loop.AfterFunc(unblockPause, func() { s.tryUnblock(u) })
+		})
+	})
 }
 
 // unblock finds the session with an id. If it waits for a connection for a command that may wait for others, that wait

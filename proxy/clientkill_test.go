@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -215,5 +216,31 @@ func TestUnblockEndsTheWaitForAConnectionToBlockOn(t *testing.T) {
 		holder.Close()
 		asker.Close()
 		allGone(t, p)
+	}
+}
+
+// Whoever asks goes another way than the command that is to be ended, and may be there first.
+func TestWhoIsShownAsBlockedCanBeUnblocked(t *testing.T) {
+	for _, loops := range []int{1, 2} {
+		t.Run(fmt.Sprint(loops, " loops"), func(t *testing.T) {
+			_, p := redisAndProxy(t, func(c *proxy.Config) { c.Loops = loops })
+			zero, rounds := 0, 150
+			for range rounds {
+				asker, c := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+				id := idOf(c)
+				c.Send("BLPOP", "nothing", "0")
+				for !bytes.Contains(asker.Do("INFO", "clients"), []byte("blocked_clients:1\r\n")) {
+				}
+				if string(asker.Do("CLIENT", "UNBLOCK", id)) != ":1\r\n" {
+					zero++
+				}
+				c.Close()
+				asker.Close()
+				allGone(t, p)
+			}
+			if zero > 0 {
+				t.Errorf("of %d clients that were shown as blocked, %d could not be unblocked", rounds, zero)
+			}
+		})
 	}
 }
