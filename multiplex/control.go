@@ -14,8 +14,8 @@ import (
 )
 
 // Control is the one connection for what must not queue behind data, and what data must not queue behind: the
-// upstream checks credentials on it, and commands that interrupt others overtake them there. It has one thing to do
-// at a time, and nothing is sent before the reply to what was sent before is in:
+// upstream checks credentials on it and says what it would take, and commands that interrupt others overtake them
+// there. It has one thing to do at a time, and nothing is sent before the reply to what was sent before is in:
 //
 //   - a failed AUTH behind other replies is answered with nothing at all by Redis 7.2 and later, and one reply too
 //     few on a shared connection would give every later client somebody else's data;
@@ -47,12 +47,13 @@ type Actor struct {
 	RESP uint8
 }
 
-// job is a check, or a command.
+// job is a check, a command, or a question whether a command would be taken.
 type job struct {
-	as   *Actor // nil: a check
-	raw  []byte
-	due  time.Time
-	done func(reply []byte, err error)
+	as    *Actor // nil: a check
+	raw   []byte
+	due   time.Time
+	probe bool // the command is not to be run
+	done  func(reply []byte, err error)
 }
 
 // maxJobs bounds the jobs that wait.
@@ -77,7 +78,7 @@ func NewControl(up *Upstream, budget *limits.Budget, timeout time.Duration) *Con
 // protocol it speaks, and calls done with the reply, from another goroutine. The caller must not change raw. It
 // reports false if too many jobs wait.
 func (c *Control) Check(raw []byte, done func(reply []byte, err error)) bool {
-	return c.submit(job{nil, raw, time.Now().Add(c.timeout), done})
+	return c.submit(job{raw: raw, due: time.Now().Add(c.timeout), done: done})
 }
 
 // Do runs a command, which must leave nothing behind on the connection, and calls done with the reply, from another
@@ -85,7 +86,15 @@ func (c *Control) Check(raw []byte, done func(reply []byte, err error)) bool {
 // upstream does not accept whom it is to be run as, and wraps ErrLost if the command may have been run all the same.
 // The caller must not change raw. It reports false if too many jobs wait.
 func (c *Control) Do(as Actor, raw []byte, done func(reply []byte, err error)) bool {
-	return c.submit(job{&as, raw, time.Now().Add(c.timeout), done})
+	return c.submit(job{as: &as, raw: raw, due: time.Now().Add(c.timeout), done: done})
+}
+
+// Probe finds out whether the upstream would take a command, without having it run: it is queued in a transaction that
+// is discarded. Done gets, from another goroutine, the error that the upstream answers, or nil if it does not object, or
+// if the user may not use transactions: then it is not asked. The command must be one that is queued in a transaction.
+// The caller must not change raw. Probe reports false if too many jobs wait.
+func (c *Control) Probe(as Actor, raw []byte, done func(refusal []byte, err error)) bool {
+	return c.submit(job{as: &as, raw: raw, probe: true, due: time.Now().Add(c.timeout), done: done})
 }
 
 func (c *Control) submit(j job) bool {
@@ -136,12 +145,46 @@ func (c *Control) work(j job) ([]byte, error) {
 	if err := c.become(*j.as, j.due); err != nil {
 		return nil, err
 	}
+	if j.probe {
+		return c.probe(j.raw)
+	}
 	reply, err := c.ask(j.raw)
 	if err != nil {
 		c.hangUp()
 		return nil, fmt.Errorf("%w: %w", ErrLost, err)
 	}
 	return reply, nil
+}
+
+var (
+	multi   = resp.AppendCommand(nil, "MULTI")
+	discard = resp.AppendCommand(nil, "DISCARD")
+)
+
+// probe asks step by step, so that the command is sent only when it is sure that it will not be run. A connection that
+// stays in the transaction is of no further use.
+func (c *Control) probe(raw []byte) (refusal []byte, err error) {
+	var end []byte
+	begin, err := c.ask(multi)
+	if err == nil && isError(begin) {
+		return nil, nil
+	}
+	if err == nil {
+		refusal, err = c.ask(raw)
+	}
+	if err == nil {
+		end, err = c.ask(discard)
+	}
+	if err != nil || isError(end) {
+		c.hangUp()
+	}
+	if err != nil {
+		return nil, &UnreachableError{c.up.addr, err}
+	}
+	if !isError(refusal) {
+		return nil, nil
+	}
+	return refusal, nil
 }
 
 func (c *Control) check(j job) ([]byte, error) {

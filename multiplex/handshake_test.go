@@ -13,7 +13,7 @@ import (
 // A link is nobody's before it is in the state that its context names, and Redis has said so. HELLO goes alone:
 // behind other replies, a failed AUTH is answered with nothing at all by Redis 7.2 and later.
 
-func TestHelloGoesAlone(t *testing.T) {
+func TestHelloGoesAloneAndTheRestInOneWrite(t *testing.T) {
 	bothWays(t, settings{login: "me:secret@"}, func(s *stage) {
 		s.keys["a"] = multiplex.Key{DB: 3, RESP: 3, NoTouch: true, ReadOnly: true}
 		s.play(`
@@ -24,16 +24,11 @@ func TestHelloGoesAlone(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
-			up1> DISCARD
-			up1: silent
-			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n-ERR DISCARD without MULTI\r\n
-			up1> MULTI
-			up1> DISCARD
 			up1> SELECT 3
 			up1> CLIENT NO-TOUCH ON
 			up1> READONLY
 			up1: silent
-			up1< +OK\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n
+			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+OK\r\n+OK\r\n+OK\r\n
 			up1> GET k
 			up1< _\r\n
 			a< _\r\n
@@ -46,8 +41,8 @@ func TestHelloGoesAlone(t *testing.T) {
 			if k.Name() != s.nonce || !strings.HasPrefix(s.nonce, "redbouncer:") || !strings.HasSuffix(s.nonce, ":lane") {
 				s.t.Errorf("its name is %q, and the upstream knows it as %q", k.Name(), s.nonce)
 			}
-			if !k.CanEcho() || !k.CanMulti() {
-				s.t.Error("it is said not to be able to use ECHO or MULTI")
+			if !k.CanEcho() {
+				s.t.Error("it is said not to be able to use ECHO")
 			}
 			if !s.pool.Introduced() {
 				s.t.Error("the pool does not know the upstream")
@@ -65,12 +60,8 @@ func TestTheFirstContextIsInTheDatabaseOfTheURL(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
-			up1> DISCARD
-			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n-ERR DISCARD without MULTI\r\n
-			up1> MULTI
-			up1> DISCARD
 			up1> SELECT 5
-			up1< +OK\r\n+OK\r\n+OK\r\n
+			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+OK\r\n
 			a: linked
 			a? PING
 			up1> PING
@@ -106,15 +97,14 @@ func TestWhatAUserMayNotDoIsDoneWithout(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
-			up1> DISCARD
-			up1< -NOPERM no\r\n-ERR unknown subcommand\r\n-NOPERM no\r\n-NOPERM no\r\n
+			up1< -NOPERM no\r\n-ERR unknown subcommand\r\n-NOPERM no\r\n
 			up1> GET k
 			up1< +v\r\n
 			a< +v\r\n
 		`)
 		s.do(func() {
-			if k := s.client("a").ctx.Link(); k.CanEcho() || k.CanMulti() {
-				s.t.Error("it is said to be able to use ECHO or MULTI")
+			if s.client("a").ctx.Link().CanEcho() {
+				s.t.Error("it is said to be able to use ECHO")
 			}
 		})
 	})
@@ -318,8 +308,7 @@ func TestWhoeverDoesNotWaitAnyLongerIsNotTold(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
-			up1> DISCARD
-			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n-NOPERM no\r\n
+			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n
 			up1> GET two
 			up1< +2\r\n
 			b< +2\r\n

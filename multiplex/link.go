@@ -86,9 +86,7 @@ type Link struct {
 	hello   []byte
 	unauth  bool // the upstream wants authentication, and this connection has none
 	canEcho bool
-	// canMulti: this user may use MULTI and DISCARD.
-	canMulti bool
-	id       uint64
+	id      uint64
 
 	// Owned by the loop.
 	kind    limits.Kind
@@ -138,9 +136,6 @@ func (k *Link) HelloField(name string) []byte {
 
 // CanEcho reports whether this connection's user may use ECHO, which Barrier needs.
 func (k *Link) CanEcho() bool { return k.canEcho }
-
-// CanMulti reports whether this connection's user may use MULTI and DISCARD.
-func (k *Link) CanMulti() bool { return k.canMulti }
 
 // Midway reports whether c has been given a part of a reply, or of a push, whose rest is still to come: nothing else
 // may be written to it before.

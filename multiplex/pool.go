@@ -221,8 +221,7 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, e
 	p.serial++
 	k := &Link{
 		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
-		canMulti: est.canMulti,
-		id:       p.serial, used: p.loop.Now(),
+		id: p.serial, used: p.loop.Now(),
 	}
 	k.send.spare = &p.spare
 	conn, err := p.loop.Adopt(est.nc, k, true)

@@ -120,9 +120,7 @@ type established struct {
 	hello   []byte // the upstream's reply to HELLO, complete; an error where it wants authentication first
 	unauth  bool   // the upstream wants authentication, and this connection has none
 	canEcho bool   // this user may use ECHO
-	// canMulti: this user may use MULTI and DISCARD.
-	canMulti bool
-	name     string
+	name    string
 }
 
 // dial opens a connection and brings it into the state that key names. Credentials are those of key's user.
@@ -182,47 +180,32 @@ func (u *Upstream) handshake(est *established, key Key, cred *credential, kind l
 		return u.refused(reply)
 	}
 	est.hello = reply
-	return u.prepare(est, r, key, kind)
+	return u.prepare(est, r, key)
 }
 
 // prepare sends what follows authentication. What the connection is called and whether Redis may evict it is
-// asked for, not insisted on: a user may lack the right. Whether he may use MULTI is tried out only if he may use
-// DISCARD, so that no connection stays in a transaction.
-func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key, kind limits.Kind) error {
-	about := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", "redbouncer"}}
-	if kind == limits.Lane {
-		about = append(about, []string{"DISCARD"})
+// asked for, not insisted on: a user may lack the right.
+func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
+	commands := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", "redbouncer"}}
+	optional := len(commands)
+	if key.DB != 0 {
+		commands = append(commands, []string{"SELECT", strconv.Itoa(key.DB)})
 	}
-	replies, err := u.askAll(est.nc, r, about)
+	if key.NoTouch {
+		commands = append(commands, []string{"CLIENT", "NO-TOUCH", "ON"})
+	}
+	if key.Tracking {
+		commands = append(commands, []string{"CLIENT", "TRACKING", "ON"})
+	}
+	if key.ReadOnly {
+		commands = append(commands, []string{"READONLY"})
+	}
+	replies, err := u.askAll(est.nc, r, commands)
 	if err != nil {
 		return err
 	}
-	est.canEcho = !isNoPerm(replies[2])
-	var into [][]string
-	try := kind == limits.Lane && !isNoPerm(replies[3])
-	if try {
-		into = append(into, []string{"MULTI"}, []string{"DISCARD"})
-	}
-	if key.DB != 0 {
-		into = append(into, []string{"SELECT", strconv.Itoa(key.DB)})
-	}
-	if key.NoTouch {
-		into = append(into, []string{"CLIENT", "NO-TOUCH", "ON"})
-	}
-	if key.Tracking {
-		into = append(into, []string{"CLIENT", "TRACKING", "ON"})
-	}
-	if key.ReadOnly {
-		into = append(into, []string{"READONLY"})
-	}
-	if replies, err = u.askAll(est.nc, r, into); err != nil {
-		return err
-	}
-	if try {
-		est.canMulti = !isError(replies[0])
-		replies = replies[2:]
-	}
-	for _, reply := range replies {
+	est.canEcho = !bytes.HasPrefix(replies[2], []byte("-NOPERM"))
+	for _, reply := range replies[optional:] {
 		if isError(reply) {
 			return u.refused(reply)
 		}
@@ -235,9 +218,6 @@ func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key, kind limi
 
 // askAll sends commands in one write and returns the reply to each.
 func (u *Upstream) askAll(nc net.Conn, r *bufio.Reader, commands [][]string) ([][]byte, error) {
-	if len(commands) == 0 {
-		return nil, nil
-	}
 	var b []byte
 	for _, c := range commands {
 		b = resp.AppendCommand(b, c...)
@@ -278,8 +258,6 @@ func (u *Upstream) refused(reply []byte) error {
 	}
 	return &ReplyError{reply}
 }
-
-func isNoPerm(reply []byte) bool { return bytes.HasPrefix(reply, []byte("-NOPERM")) }
 
 func isError(reply []byte) bool { return len(reply) > 0 && (reply[0] == '-' || reply[0] == '!') }
 

@@ -133,9 +133,13 @@ func TestAConnectionIsTakenBackFromAClientWhoseLaneBreaks(t *testing.T) {
 		c.Do(strings.Fields(words)...)
 	}
 	lane := laneID.FindStringSubmatch(string(direct.Do("CLIENT", "LIST")))[1]
-	direct.Write("CLIENT PAUSE 1000 ALL\r\nCLIENT KILL ID " + lane + "\r\n")
-	direct.ReadReply()
-	c.Send("GET", "k") // waits behind the end of its connection
+	busy := proxytest.Dial(t, s.Addr())
+	busy.Send("EVAL", "local t = redis.call('time'); local stop = t[1] * 1e6 + t[2] + 4e5\n"+
+		"repeat t = redis.call('time') until t[1] * 1e6 + t[2] > stop", "0")
+	time.Sleep(100 * time.Millisecond)
+	direct.Send("CLIENT", "KILL", "ID", lane)
+	time.Sleep(50 * time.Millisecond)
+	c.Send("WATCH") // wrong, which the upstream is to say; it comes behind the end of its connection
 	if got, err := c.TryReadAll(); err != nil || len(got) > 0 {
 		t.Fatalf("it is answered %q, error %v", got, err)
 	}

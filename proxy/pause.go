@@ -195,7 +195,7 @@ func (s *session) mayWrite(c command, rest []byte) bool {
 	case multi:
 		return s.wholeTransaction(c, rest).writes
 	case own, once:
-		return c.row.writes && s.isSubscribed() // then the lane is asked whether the client may
+		return c.row.writes && s.isSubscribed() // then it is asked whether the client may, and the pause would hold up the answer
 	}
 	return c.row.stalls()
 }

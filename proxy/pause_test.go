@@ -311,17 +311,20 @@ func TestAPauseDelaysNotOneReadThatIsUnderWay(t *testing.T) {
 func TestAPauseSetPastTheProxyLosesNothing(t *testing.T) {
 	s, p := redisAndProxy(t, nil)
 	proxytest.Converse(t, p.Addr(), map[string]string{"direct": s.Addr()}, `
+		direct> SET k u
+		direct< +OK
 		direct> CLIENT PAUSE 60000 WRITE
 		direct< +OK
 		a> SET k v
 		b+ SET k w
 		b> GET k
+		# Which of the three is read first is not said.
 		c> GET k
 		direct> CLIENT UNPAUSE
 		direct< +OK
 		a< +OK
 		b< +OK
 		b< $1\r\nw
-		c~ ^\$1\r\n[vw]\r\n
+		c~ ^\$1\r\n[uvw]\r\n
 	`)
 }

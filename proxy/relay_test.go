@@ -95,3 +95,34 @@ func TestASubscriberDoesNotTurnALaneIntoSomethingElse(t *testing.T) {
 		})
 	}
 }
+
+// What a subscriber of RESP2 sends is not run, also if the user has just lost the right that the upstream was to be asked
+// with.
+func TestACommandThatIsOnlyAskedAboutIsNeverRunOnASharedConnection(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	direct := proxytest.Dial(t, s.Addr())
+	direct.Do("ACL", "SETUSER", "u", "on", ">pw", "~*", "&*", "+@all")
+	victim, subscriber := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	for _, c := range []*proxytest.Conn{victim, subscriber} {
+		c.Do("AUTH", "u", "pw")
+		c.Do("SET", "k", "v")
+	}
+	subscriber.Do("SUBSCRIBE", "ch")
+	subscriber.Do("GET", "k")
+	direct.Do("ACL", "SETUSER", "u", "-multi")
+	for range 20 {
+		victim.Send("GET", "k")
+		for _, words := range [][]string{{"SELECT", "1"}, {"SET", "k", "stolen"}, {"BLPOP", "none", "0"}} {
+			if got := string(subscriber.Do(words...)); !strings.HasPrefix(got, "-ERR Can't execute '"+strings.ToLower(words[0])) {
+				t.Fatalf("%v is answered %q", words, got)
+			}
+		}
+		isTold(t, victim, "$1\r\nv\r\n")
+		if got := string(victim.Do("SET", "k", "v")); got != "+OK\r\n" {
+			t.Fatalf("the other client is answered %q", got)
+		}
+	}
+	if n := p.Stats().LostUpstream; n > 0 {
+		t.Errorf("%d connections broke", n)
+	}
+}

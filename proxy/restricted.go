@@ -72,16 +72,12 @@ func cannotBeQueued(reply []byte) bool {
 	return bytes.HasPrefix(reply, []byte("-ERR Command ")) && bytes.HasSuffix(reply, []byte("not allowed inside a transaction\r\n"))
 }
 
-// ifAllowed asks the upstream whether it would take a command, without having it run: it is queued in a transaction
-// that is discarded. If it would not, the client gets its error, and otherwise the answer. A user who may not use
-// transactions is not checked, nor are the commands that cannot be queued.
+// ifAllowed asks the upstream whether it would take a command, without having it run. If it would not, the client gets
+// its error, and otherwise the answer. It is asked on the control connection: on one that clients share, a command that
+// was run after all would be run on them. The caller has made sure that nothing is in flight.
 func (s *session) ifAllowed(c command, answer func() []byte) bool {
-	link := s.lane()
-	if link == nil {
-		return false
-	}
 	switch c.row.how {
-	case multi, exec, discard, watch, quit, reset, kill:
+	case multi, exec, discard, watch, quit, reset, kill: // they are not queued
 		switch {
 		case c.row.how == exec && c.Len() == 1:
 			s.answer(append([]byte("-EXECABORT Transaction discarded because of: "), answer()[len("-ERR "):]...))
@@ -92,39 +88,21 @@ func (s *session) ifAllowed(c command, answer func() []byte) bool {
 		}
 		return s.share(c, nil) // it will be refused
 	}
-	switch {
-	case link.CanMulti():
-	case c.row.how == subscribe:
-		s.reply(answer())
-		return true
-	default:
-		s.answer(answer())
-		return true
+	tell := s.answer
+	if c.row.how == subscribe {
+		tell = s.reply // the confirmations of UNSUBSCRIBE are delivered whatever CLIENT REPLY says
 	}
-	nothing := func([]byte) {}
-	link.SubmitSpecial(nil, []byte("*1\r\n$5\r\nMULTI\r\n"), 0,
-		&multiplex.Special{Collect: true, Expect: replyOK, Done: nothing})
-	// Pushes are delivered whatever CLIENT REPLY says, and so are the confirmations of UNSUBSCRIBE.
-	muted := s.mute() != 0 && c.row.how != subscribe
-	c.row = identityRow
-	raw := bytes.Clone(c.Bytes())
-	link.SubmitSpecial(s, raw, 0, &multiplex.Special{Collect: true, Done: func(reply []byte) {
-		if !isErrorReply(reply) || cannotBeQueued(reply) {
+	as, raw := s.actor(), bytes.Clone(c.Bytes())
+	s.await(func(done func([]byte, error)) bool {
+		return s.w.control.Probe(as, raw, done)
+	}, func(reply []byte, err error) {
+		switch {
+		case err != nil:
+			reply = multiplex.ErrorLine(err)
+		case reply == nil || cannotBeQueued(reply):
 			reply = answer()
 		}
-		if muted {
-			reply = nil
-		}
-		s.Reply(reply, 1)
-	}})
-	link.SubmitSpecial(nil, []byte("*1\r\n$7\r\nDISCARD\r\n"), 0, &multiplex.Special{
-		Collect: true, Done: func(head []byte) {
-			if !transactionOver(head) {
-				link.Break(errStuck)
-			}
-		},
+		tell(reply)
 	})
-	s.inFlight++
-	s.bar()
 	return true
 }
