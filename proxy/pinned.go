@@ -271,6 +271,9 @@ func (s *session) startRelay(c command) bool {
 	s.inPlace = false
 	s.pin.sticky = true
 	s.pin.link.Raw(func(b []byte) { s.write(b) })
+	if s.replyOff && s.pin.tx == nil { // from now on, the upstream keeps it
+		s.pin.link.Send(resp.AppendCommand(nil, "CLIENT", "REPLY", "OFF"))
+	}
 	s.pin.link.Send(c.Bytes())
 	return true
 }

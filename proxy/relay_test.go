@@ -126,3 +126,22 @@ func TestACommandThatIsOnlyAskedAboutIsNeverRunOnASharedConnection(t *testing.T)
 		t.Errorf("%d connections broke", n)
 	}
 }
+
+func TestAClientThatWantsNoRepliesIsShownNothing(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	for name, addr := range map[string]string{"direct": s.Addr(), "proxied": p.Addr()} {
+		t.Run(name, func(t *testing.T) {
+			direct, c := proxytest.Dial(t, s.Addr()), proxytest.Dial(t, addr)
+			c.Write(proxytest.Command("CLIENT", "REPLY", "OFF") + proxytest.Command("MONITOR"))
+			eventually(t, "the client monitors", func() string {
+				if !strings.Contains(string(direct.Do("CLIENT", "LIST")), "cmd=monitor") {
+					return "not yet"
+				}
+				return ""
+			})
+			direct.Do("ECHO", "unheard")
+			c.Send("CLIENT", "REPLY", "ON")
+			isTold(t, c, "+OK\r\n")
+		})
+	}
+}

@@ -188,7 +188,7 @@ func (w *worker) untracked(c *multiplex.Context) {
 // its keys. It is nil for commands that read none.
 func (s *session) noteRead(c command) *multiplex.Special {
 	keys, known, reads := readKeys(c)
-	if !reads {
+	if !reads || s.ctx.RESP == 2 { // RESP2 has no pushes to be told by
 		return nil
 	}
 	return &multiplex.Special{Done: func([]byte) { s.remember(keys, known) }}
