@@ -37,18 +37,33 @@ func ExampleRequest() {
 	// Output: waiting: 0
 }
 
+// holder prints what becomes of a client that has to wait.
+type holder string
+
+func (h holder) Decided(t *limits.Ticket) {
+	fmt.Println(string(h), "may come in:", t.State() == limits.Admitted)
+}
+
+// At most two clients, at most one from each address; who is too many waits.
 func ExampleGate() {
-	g := limits.NewGate(1, 10*time.Second)
-	for range 3 {
-		fmt.Println("let in:", g.Admit())
+	now := time.Date(2026, time.January, 1, 12, 0, 0, 0, time.UTC)
+	g := limits.NewGate(2, 10*time.Second)
+	rule, err := limits.ParseRule("addr each maxclients 1 overflow queue queue-timeout 5s")
+	if err != nil {
+		panic(err)
 	}
-	g.Leave()
+	g.SetRule(rule, now)
+
+	first := g.Admit(&limits.Identities{limits.ByAddr: "192.0.2.1"}, holder("first"), now)
+	second := g.Admit(&limits.Identities{limits.ByAddr: "192.0.2.1"}, holder("second"), now)
+	fmt.Println("second waits:", second.State() == limits.Waiting, "because of", second.Why())
+	first.Leave(now)
+	second.Leave(now)
 	fmt.Printf("%+v\n", g.Stats())
 	// Output:
-	// let in: true
-	// let in: false
-	// let in: false
-	// {Max:1 Open:0 Total:1 Refused:2}
+	// second waits: true because of addr each
+	// second may come in: true
+	// {Max:2 Open:0 Waiting:0 Total:2 Refused:0}
 }
 
 // The log gets a line for a source's first refusal, and one for all that followed.

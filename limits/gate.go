@@ -1,94 +1,214 @@
 package limits
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// Gate admits clients, up to a number in all, and keeps count of those it refuses.
+// Gate admits clients: up to a number in all, and as the rules say for those of an identity.
+//
+// A client has a Ticket from the moment it knocks until it has gone. The ticket is counted in the groups of the rules
+// that match what is known of the client; when more becomes known, in more. It is counted in all that it has to be
+// counted in at once, or in none, so that no limit is exceeded, not for a moment. What there is no room for waits in
+// the queue of the group that has none (queue.go).
 type Gate struct {
-	// Static after construction.
-	interval time.Duration
+	// mu guards the following fields, and those of tickets and groups. It is not held while a ticket's holder is told.
+	mu       sync.Mutex
+	open     int // clients that are in
+	reserved int // places that only privileged clients get
+	inside   int // privileged clients that are in
+	admitted uint64
+	refused  uint64
+	total    *group
+	rules    []*ruleState
+	places   map[string]int      // clients that are in, by who.place
+	known    map[Identities]*who // shared by tickets
+	queues   map[*group]struct{} // in which somebody waits
+	tickets  Ticket              // head of the ring
+	waiting  int                 // tickets in a queue
+	outside  int                 // those of them whose clients are not in yet
+	seq      uint64
+	told     []decision // of whom the holders are to be told when mu is free
+	granted  []func()   // who has got a pin, to be told likewise
+	matching []*group   // kept for its capacity
 
-	// mu guards the following fields.
-	mu      sync.Mutex
-	max     int
-	open    int
-	total   uint64
-	refused uint64
-	told    map[Refusal]*refusals
+	refusals refusalLog
 }
 
 // Reason is why clients are refused.
 type Reason string
 
-// Refusal is what refusals have in common that are logged once an interval.
-type Refusal struct {
-	Source string
-	Reason Reason
-}
-
-// refusals is what the log has been told of one source, for one reason.
-type refusals struct {
-	since      time.Time // when it was told last
-	suppressed int
-}
-
-// maxTold bounds the sources whose refusals are logged apart; those beyond it share one entry.
-const maxTold = 1024
-
-// OtherSources stands for the sources beyond those that are logged apart.
-const OtherSources = "other sources"
-
-// NewGate returns a gate for at most maxclients clients. Each source's refusals are reported once an interval.
+// NewGate returns a gate for at most maxclients clients, without further rules. Each source's refusals are reported
+// once an interval.
 func NewGate(maxclients int, interval time.Duration) *Gate {
-	return &Gate{max: maxclients, interval: interval, told: map[Refusal]*refusals{}}
+	g := &Gate{places: map[string]int{}, known: map[Identities]*who{}, queues: map[*group]struct{}{}, refusals: refusalLog{interval: interval, told: map[Refusal]*refusals{}}}
+	g.tickets.next, g.tickets.prev = &g.tickets, &g.tickets
+	total := &ruleState{Rule: Rule{Total: true}.withDefaults()}
+	g.total = &group{rule: total, max: maxclients}
+	total.groups = map[string]*group{"": g.total}
+	return g
 }
 
-// SetMax changes how many clients may be in. Those that are in stay, however many they are.
-func (g *Gate) SetMax(maxclients int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.max = maxclients
-}
-
-// Admit lets a client in, or reports false. For each client that it lets in, Leave is called once.
-func (g *Gate) Admit() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.open >= g.max {
-		g.refused++
-		return false
+// unlock lets go of mu, and then tells those whom something has become of.
+func (g *Gate) unlock() {
+	told, granted := g.told, g.granted
+	g.told, g.granted = nil, nil
+	g.mu.Unlock()
+	for _, d := range told {
+		d.holder.Decided(d.ticket)
 	}
-	g.open++
-	g.total++
-	return true
+	for _, f := range granted {
+		f()
+	}
 }
 
-// Expel turns a client away that was let in, for another reason than the number of clients: it counts as refused. It
-// takes the place of Leave.
-func (g *Gate) Expel() {
-	g.Leave()
+// Admit decides on a client that knocks. Whatever becomes of it, the ticket's Leave has to be called, once.
+func (g *Gate) Admit(ids *Identities, holder Holder, now time.Time) *Ticket {
+	t := &Ticket{gate: g, holder: holder}
+	t.bounds.Store(&unbounded)
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.total--
+	t.prev, t.next = g.tickets.prev, &g.tickets
+	t.prev.next, g.tickets.prev = t, t
+	t.become(*ids)
+	g.decide(t, now)
+	g.unlock()
+	return t
+}
+
+// match returns the groups that a ticket has to be counted in besides those that it is counted in; the latter are left
+// where their rules match no longer. What it returns is valid until the next call.
+func (g *Gate) match(t *Ticket, now time.Time) (wanted []*group) {
+	privileged := false
+	matching := g.matching[:0]
+	bounds := unbounded
+	g.total.rule.narrow(&bounds)
+	for _, r := range g.rules {
+		value, ok := r.matches(&t.who.Identities)
+		if !ok {
+			continue
+		}
+		privileged = privileged || r.Reserved > 0
+		r.narrow(&bounds)
+		if r.counts() {
+			matching = append(matching, r.group(value, now))
+		}
+	}
+	g.matching = matching
+	t.setBounds(bounds)
+	if t.privileged != privileged {
+		t.privileged = privileged
+		if t.inside {
+			g.inside += map[bool]int{true: 1, false: -1}[privileged]
+		}
+	}
+	return t.leaveAllBut(matching)
+}
+
+// decide counts a ticket in all that it has to be counted in, or finds out what is to become of it.
+func (g *Gate) decide(t *Ticket, now time.Time) {
+	wanted := g.match(t, now)
+	blocked := g.blocked(t, wanted, now)
+	switch {
+	case blocked == nil:
+		g.count(t, wanted, now)
+	case blocked.rule.Overflow == Queue, blocked.rule.Overflow == EvictIdle && (blocked.full(t) || blocked.queue.size > 0):
+		g.enqueue(t, blocked, now)
+	default:
+		g.refuse(t, blocked)
+	}
+	for _, x := range wanted {
+		x.forget()
+	}
+}
+
+// blocked returns a group that has no room for a ticket, or in which others wait that it must not overtake; or nil. Of several, one that rejects counts before those that
+// let wait. Groups whose rule only observes have room for everybody.
+func (g *Gate) blocked(t *Ticket, wanted []*group, now time.Time) *group {
+	var found *group
+	overtakes := func(x *group) bool { return t.wait == nil && x.queue.size > 0 && !t.privileged }
+	if !t.inside && (!g.total.lets(t, now) || overtakes(g.total)) {
+		found = g.total
+	}
+	for _, x := range wanted {
+		if (!x.lets(t, now) || overtakes(x)) && (found == nil || x.rule.Overflow == Reject && found.rule.Overflow != Reject) {
+			found = x
+		}
+	}
+	return found
+}
+
+// count counts a ticket in all that it wants.
+func (g *Gate) count(t *Ticket, wanted []*group, now time.Time) {
+	t.state, t.why, t.wait, t.observed = Admitted, nil, nil, false
+	if !t.inside {
+		t.inside = true
+		g.open++
+		g.admitted++
+		g.places[t.who.place]++
+		if t.privileged {
+			g.inside++
+		}
+		if !g.total.hasToken(now) {
+			t.note(g.total)
+		}
+		g.total.take()
+	}
+	for _, x := range wanted {
+		if !t.privileged && !x.hasRoom(t, now) {
+			t.note(x)
+		}
+		x.open++
+		x.take()
+	}
+	if len(wanted) > 0 {
+		t.groups = append(t.groups, wanted...)
+	}
+}
+
+// refuse says no.
+func (g *Gate) refuse(t *Ticket, by *group) {
+	t.state, t.why, t.wait, t.observed = Refused, by, nil, false
+	by.refused++
 	g.refused++
 }
 
-// Leave says that a client that was let in has gone.
-func (g *Gate) Leave() {
+// rematch has a ticket counted as it has to be now. Mu is held.
+func (g *Gate) rematch(t *Ticket, now time.Time) {
+	if t.state == Refused {
+		return
+	}
+	before, privileged := slices.Clone(t.groups), t.privileged
+	waited := t.state == Waiting
+	if waited {
+		g.dequeue(t)
+	}
+	g.decide(t, now)
+	if waited && t.state != Waiting {
+		g.tell(t)
+	}
+	for _, x := range before {
+		if !slices.Contains(t.groups, x) {
+			g.serve(x, now)
+		}
+	}
+	if privileged != t.privileged {
+		g.serve(g.total, now)
+	}
+}
+
+// CountRefusal counts a client that was turned away without a ticket.
+func (g *Gate) CountRefusal() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.open == 0 {
-		panic("bug: a client has left that never came")
-	}
-	g.open--
+	g.refused++
 }
 
 // GateStats are a gate's counters.
 type GateStats struct {
 	Max     int    // maxclients in force
 	Open    int    // clients that are in
+	Waiting int    // tickets that wait in a queue
 	Total   uint64 // clients let in since the start
 	Refused uint64 // clients refused since the start
 }
@@ -97,48 +217,5 @@ type GateStats struct {
 func (g *Gate) Stats() GateStats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return GateStats{Max: g.max, Open: g.open, Total: g.total, Refused: g.refused}
-}
-
-// Tell counts a refusal, and reports whether it is to be logged now: it is the source's first in this interval, for
-// this reason.
-func (g *Gate) Tell(source Refusal, now time.Time) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	r := g.told[source]
-	if r == nil && len(g.told) >= maxTold {
-		source.Source = OtherSources
-		r = g.told[source]
-	}
-	if r == nil {
-		g.told[source] = &refusals{since: now}
-		return true
-	}
-	r.suppressed++
-	return false
-}
-
-// Suppressed is how many refusals were not logged one by one.
-type Suppressed struct {
-	Refusal
-	Count int
-}
-
-// Expire ends the intervals that are over. It returns the sources that have refusals the log was not told of.
-func (g *Gate) Expire(now time.Time) []Suppressed {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var out []Suppressed
-	for source, r := range g.told {
-		if now.Sub(r.since) < g.interval {
-			continue
-		}
-		if r.suppressed == 0 {
-			delete(g.told, source)
-			continue
-		}
-		out = append(out, Suppressed{source, r.suppressed})
-		r.since, r.suppressed = now, 0
-	}
-	return out
+	return GateStats{Max: g.total.max, Open: g.open, Waiting: g.waiting, Total: g.admitted, Refused: g.refused}
 }

@@ -17,6 +17,16 @@ import (
 // The gate holds the number of clients, whoever comes and goes, and what it tells the log is complete and short: a
 // flood of a million refusals is a line a source and interval.
 
+// knock has a client from an address ask to be let in.
+func knock(g *limits.Gate, addr string, now time.Time) *limits.Ticket {
+	return g.Admit(&limits.Identities{limits.ByAddr: addr}, nobody{}, now)
+}
+
+// nobody holds tickets and does not care what becomes of them.
+type nobody struct{}
+
+func (nobody) Decided(*limits.Ticket) {}
+
 func TestMaxClientsIsNeverExceeded(t *testing.T) {
 	const maxclients = 7
 	g := limits.NewGate(maxclients, time.Minute)
@@ -26,8 +36,10 @@ func TestMaxClientsIsNeverExceeded(t *testing.T) {
 		clients.Go(func() {
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			for range 500 {
-				if !g.Admit() {
+				c := knock(g, "192.0.2.1", noon)
+				if c.State() != limits.Admitted {
 					refused.Add(1)
+					c.Leave(noon)
 					continue
 				}
 				admitted.Add(1)
@@ -38,7 +50,7 @@ func TestMaxClientsIsNeverExceeded(t *testing.T) {
 					_ = g.Stats()
 				}
 				inside.Add(-1)
-				g.Leave()
+				c.Leave(noon)
 			}
 		})
 	}
@@ -54,13 +66,18 @@ func TestMaxClientsIsNeverExceeded(t *testing.T) {
 
 func TestWhoeverLeavesMakesRoomForOne(t *testing.T) {
 	g := limits.NewGate(2, time.Minute)
-	for i, want := range []bool{true, true, false, false} {
-		if g.Admit() != want {
-			t.Errorf("client %d is let in: %t", i, !want)
+	var first *limits.Ticket
+	for i, want := range []limits.TicketState{limits.Admitted, limits.Admitted, limits.Refused, limits.Refused} {
+		c := knock(g, "192.0.2.1", noon)
+		if c.State() != want {
+			t.Errorf("client %d: state %d, want %d", i, c.State(), want)
+		}
+		if i == 0 {
+			first = c
 		}
 	}
-	g.Leave()
-	if !g.Admit() || g.Admit() {
+	first.Leave(noon)
+	if knock(g, "192.0.2.1", noon).State() != limits.Admitted || knock(g, "192.0.2.1", noon).State() != limits.Refused {
 		t.Error("one has left, and one may come")
 	}
 	if got, want := g.Stats(), (limits.GateStats{Max: 2, Open: 2, Total: 3, Refused: 3}); got != want {
@@ -68,9 +85,10 @@ func TestWhoeverLeavesMakesRoomForOne(t *testing.T) {
 	}
 }
 
-func TestLeavingWithoutHavingComePanics(t *testing.T) {
-	g := limits.NewGate(1, time.Minute)
-	mustPanic(t, "bug: a client has left that never came", g.Leave)
+func TestLeavingTwicePanics(t *testing.T) {
+	c := knock(limits.NewGate(1, time.Minute), "192.0.2.1", noon)
+	c.Leave(noon)
+	mustPanic(t, "bug: a client leaves twice", func() { c.Leave(noon) })
 }
 
 var noon = time.Date(2026, time.January, 1, 12, 0, 0, 0, time.UTC)
@@ -132,19 +150,6 @@ func TestEachReasonOfASourceIsTold(t *testing.T) {
 	}
 	if got := g.Expire(after(10)); len(got) != 2 {
 		t.Errorf("Expire reports %v, want one of each reason", got)
-	}
-}
-
-func TestAClientThatIsExpelledCountsAsRefused(t *testing.T) {
-	g := limits.NewGate(1, time.Second)
-	for range 3 {
-		if !g.Admit() {
-			t.Fatal("an expelled client still takes up room")
-		}
-		g.Expel()
-	}
-	if got, want := g.Stats(), (limits.GateStats{Max: 1, Refused: 3}); got != want {
-		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 

@@ -8,15 +8,15 @@ type IdentityKind uint8
 // The identities of a client. Address and listener are known when it connects, the others when it says so, or when they
 // have been found out.
 const (
-	ByAddr      IdentityKind = iota // its IP address, or the path of the unix socket
-	ByListener                      // where it connected, as the setting listen spells it
-	ByUser                          // its ACL user
-	ByName                          // what CLIENT SETNAME said
-	ByLib                           // what CLIENT SETINFO said: library/version
-	ByPID                           // its process, if it is on this host
-	ByProcess                       // that process's executable, without its directory
-	ByContainer                     // that process's container
-	IdentityKinds                   // how many there are
+	ByAddr        IdentityKind = iota // its IP address, or the path of the unix socket
+	ByListener                        // where it connected, as the setting listen spells it
+	ByUser                            // its ACL user
+	ByName                            // what CLIENT SETNAME said
+	ByLib                             // what CLIENT SETINFO said: library/version
+	ByPID                             // its process, if it is on this host
+	ByProcess                         // that process's executable, without its directory
+	ByContainer                       // that process's container
+	IdentityKinds                     // how many there are
 )
 
 var identityKinds = [IdentityKinds]string{"addr", "listener", "user", "name", "lib", "pid", "process", "container"}

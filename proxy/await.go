@@ -91,6 +91,9 @@ func (s *session) onNewPin(c command) bool {
 		s.state = barred
 		return false
 	}
+	if !s.countPin(c) {
+		return false
+	}
 	link, request := s.w.pool.AcquirePin(s.ctx, s, s.pinDone)
 	if link != nil {
 		s.takePin(link)
@@ -98,19 +101,67 @@ func (s *session) onNewPin(c command) bool {
 	}
 	if request.Queued() && s.w.cfg.PoolTimeout == 0 {
 		request.Cancel()
-		s.w.counters.poolTimeouts.Add(1)
-		s.denied, s.deniedByUs = replyFull, true
-		return s.deny(c)
+		s.uncountPin()
+		return s.denyPin(c)
 	}
-	how := c.row.how
-	s.wait = &waiting{
-		pin: request, since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.pinTimeout),
-		forOthers: how == block || how == blockOption || how == relay,
-		blocks:    how == block || how == blockOption,
-	}
-	s.state = awaitingPin
-	s.recount()
+	s.awaitPin(c, &waiting{pin: request, timer: s.w.loop.AfterFunc(s.w.cfg.PoolTimeout, s.pinTimeout)})
 	return false
+}
+
+// awaitPin has the session wait for a pin, or for the right to have one.
+func (s *session) awaitPin(c command, wt *waiting) {
+	how := c.row.how
+	wt.since = s.w.loop.Now()
+	wt.forOthers = how == block || how == blockOption || how == relay
+	wt.blocks = how == block || how == blockOption
+	s.wait, s.state = wt, awaitingPin
+	s.recount()
+}
+
+// denyPin answers a command for which no connection came free in time.
+func (s *session) denyPin(c command) bool {
+	s.w.counters.poolTimeouts.Add(1)
+	s.denied, s.deniedByUs = replyFull, true
+	return s.deny(c)
+}
+
+// countPin has the rules count a pin before it is asked for. It reports false if they have no room for it now: then the
+// session waits, for pool-timeout as for any other, or the command has been denied.
+func (s *session) countPin(c command) bool {
+	if s.pinTaken || !s.ticket.Bounds().LimitsPins {
+		return true
+	}
+	wt := &waiting{place: true}
+	if s.ticket.TakePin(func() { s.w.loop.Post(func() { s.pinGranted(wt) }) }) {
+		s.pinTaken = true
+		return true
+	}
+	patience := max(s.w.cfg.PoolTimeout, 0)
+	wt.timer = s.w.loop.AfterFunc(patience, func() {
+		s.w.counters.poolTimeouts.Add(1)
+		s.endWait(replyFull, true)
+	})
+	s.awaitPin(c, wt)
+	return false
+}
+
+// pinGranted goes on with a session that the rules have no room for at first. If it does not wait any longer, it has given
+// back what it was granted.
+func (s *session) pinGranted(wt *waiting) {
+	if s.wait != wt {
+		return
+	}
+	wt.place = false
+	s.endWait(nil, false)
+	s.pinTaken = true
+}
+
+// uncountPin gives back what countPin took.
+func (s *session) uncountPin() {
+	if s.pinTaken {
+		s.pinTaken = false
+		s.ticket.GivePin()
+	}
 }
 
 // pinDone receives the pin that the session waited for, or the upstream's reason for refusing it.

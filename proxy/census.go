@@ -149,13 +149,16 @@ const errIdleTransaction = "-ERR closed: idle in a transaction for longer than t
 // closeIdle closes clients that have been idle for longer than they may. A transaction that is begun and not gone on
 // with keeps an upstream connection from all others.
 func (w *worker) closeIdle() {
-	timeout, ofTransaction := time.Duration(w.srv.timeout.Load()), w.cfg.TransactionTimeout
-	if timeout == 0 && ofTransaction == 0 {
+	all, ofTransaction := time.Duration(w.srv.timeout.Load()), w.cfg.TransactionTimeout
+	if all == 0 && ofTransaction == 0 && !w.srv.gate.BoundsIdle() {
 		return
 	}
 	now := w.clock()
 	for s := range w.all {
-		idle := now - s.active
+		idle, timeout := now-s.active, all
+		if most := s.ticket.Bounds().MaxIdle; most > 0 && (timeout == 0 || most < timeout) {
+			timeout = most
+		}
 		switch {
 		case s.state != flowing || s.inFlight > 0 || s.wait != nil || s.relaying || s.acks != nil:
 		case ofTransaction > 0 && idle > ofTransaction && s.pin != nil && (s.pin.tx != nil || s.pin.watching):

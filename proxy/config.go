@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 )
 
@@ -23,6 +24,8 @@ type Config struct {
 
 	// MaxClients is how many clients may be connected at once. Default 10000, as in Redis.
 	MaxClients int
+	// Limits are the rules that bound what clients of one identity may have; see limits.Rule. None by default.
+	Limits []limits.Rule
 	// AllowDangerous lists commands that are refused otherwise, because they end or rebuild the upstream or freeze it
 	// for everybody: names as in ACL rules ("debug", "module|load"), a command for all its subcommands, or "all". None
 	// by default.

@@ -29,7 +29,7 @@ var parameters = []parameter{
 		"maxclients", 1, math.MaxUint32,
 		func(s *Server) int64 { return int64(s.gate.Stats().Max) },
 		func(s *Server, n int64) error { return s.roomFor(int(n)) },
-		func(s *Server, n int64) { s.gate.SetMax(int(n)) },
+		func(s *Server, n int64) { s.gate.SetMax(int(n), time.Now()) },
 	},
 	{
 		"timeout", 0, math.MaxInt32,

@@ -5,12 +5,14 @@ package proxy
 import (
 	"fmt"
 	"syscall"
+
+	"github.com/redbouncer/redbouncer/limits"
 )
 
 // spareDescriptors are needed besides those of clients and upstream connections: listeners, epoll, the log, and
-// connections that are being told a last word.
+// connections that wait at the door or are being told a last word.
 func spareDescriptors(cfg *Config) int {
-	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4)
+	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4) + limits.MostWaiting(cfg.Limits)
 }
 
 // roomFor raises the soft limit on open files to what so many clients need, or returns what Redis says if it cannot.

@@ -26,6 +26,11 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 	}
 	c := command{r, s.w.table.lookup(r.Arg(0), sub), !borrowed && len(raw) >= largeValue && &raw[0] == &s.in[0]}
 	s.last = c.row
+	if s.limited && s.block == 0 {
+		if dealt, consumed := s.atLimit(); dealt {
+			return consumed
+		}
+	}
 	switch {
 	case s.block > 0:
 		s.transact(c)
@@ -269,7 +274,7 @@ func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special)
 	}
 	s.inFlight++
 	s.inFlightBytes += len(raw)
-	if s.block == 0 && (s.inFlight >= maxInFlight || s.inFlightBytes >= maxInFlightBytes) {
+	if s.block == 0 && (s.inFlight >= s.mostInFlight() || s.inFlightBytes >= maxInFlightBytes) {
 		s.state = barred
 	}
 }

@@ -63,7 +63,7 @@ func (s *session) twin(c command, link *multiplex.Link) (raw []byte, answer func
 		if args == 3 && validName(c.Arg(2)) {
 			name := string(c.Arg(2))
 			return resp.AppendCommand(nil, "CLIENT", "SETNAME", link.Name()),
-				ifOK(func() []byte { s.identity().name = name; return replyOK })
+				ifOK(func() []byte { s.setName(&name); return replyOK })
 		}
 	case clientSetInfo:
 		return s.setInfoTwin(c)
@@ -99,6 +99,7 @@ func (s *session) setInfoTwin(c command) (raw []byte, answer func([]byte) []byte
 	default:
 		return nil, nil
 	}
+	s.knowIdentity()
 	return resp.AppendCommand(nil, []byte("CLIENT"), c.Arg(1), c.Arg(2), []byte("redbouncer")), nil
 }
 
@@ -129,6 +130,14 @@ func maintReply(sub string) func([]byte) []byte {
 		}
 		return fmt.Appendf(nil, "-ERR unknown subcommand '%s'. Try CLIENT HELP.\r\n", sub)
 	}
+}
+
+// lib is the library and its version, as rules have it.
+func (who *identity) lib() string {
+	if who.libVer == "" {
+		return who.libName
+	}
+	return who.libName + "/" + who.libVer
 }
 
 func (s *session) identity() *identity {

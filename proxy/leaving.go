@@ -25,6 +25,8 @@ func (s *session) cutOff() {
 		// already, the reply comes; if not, nothing is popped for nobody.
 		s.pin.once = true
 		s.pin.link.HalfClose()
+	case s.state == awaitingPlace:
+		s.close()
 	case s.acks != nil:
 		s.stopWaiting()
 		s.wait = &waiting{timer: s.w.loop.AfterFunc(connectTime, s.close)}
@@ -42,7 +44,7 @@ func (s *session) HungUp() {
 
 // waitsForOthers reports whether the command at work may wait for what others do.
 func (s *session) waitsForOthers() bool {
-	return s.state == paused || s.acks != nil || s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.forOthers
+	return s.state == paused || s.state == awaitingPlace || s.acks != nil || s.pin != nil && s.pin.blocking || s.wait != nil && s.wait.forOthers
 }
 
 // Failed implements eventloop.Handler.
@@ -151,6 +153,12 @@ func (s *session) stopWaiting() {
 	}
 	s.wait = nil
 	wt.timer.Stop()
+	if wt.place {
+		s.ticket.GivePin()
+	}
+	if s.pin == nil {
+		s.uncountPin()
+	}
 	if wt.lane != nil {
 		wt.lane.Abandon(s)
 		wt.lane.Leave()

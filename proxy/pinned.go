@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
@@ -50,9 +51,10 @@ func (s *session) releasePin() {
 	}
 	if p.once {
 		s.w.pool.DiscardPin(p.link)
-		return
+	} else {
+		s.w.pool.ReleasePin(p.link)
 	}
-	s.w.pool.ReleasePin(p.link)
+	s.uncountPin()
 }
 
 // dropPin closes the pin, with whatever is on it.
@@ -61,6 +63,7 @@ func (s *session) dropPin() {
 		s.pin, s.link = nil, nil
 		s.w.pool.DiscardPin(p.link)
 	}
+	s.uncountPin()
 }
 
 // onPin treats a command of a session that has a pin. Outside of a transaction, whatever may change the state of
@@ -163,11 +166,14 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, s.collect(s.pauseAnswer(c)))
 	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
-		follow, stranger := p.follow(c), c.row.how == auth
+		follow, stranger, user := p.follow(c), c.row.how == auth, authUser(c)
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 			if head[0] != '-' {
 				p.sticky, p.stranger = p.sticky || c.row.how != selectDB, p.stranger || stranger
 				follow()
+				if stranger {
+					s.knowUser(user)
+				}
 			}
 		}})
 	}
@@ -311,7 +317,7 @@ func (s *session) relay(b []byte) {
 	if !kept {
 		s.in = append([]byte(nil), b...)
 	}
-	if int64(s.pin.link.Backlog()+len(s.in)) > s.w.cfg.ClientQueryBufferLimit {
+	if int64(s.pin.link.Backlog()+len(s.in)) > s.queryLimit() {
 		s.close()
 	}
 }
@@ -359,6 +365,9 @@ func (s *session) reset() bool {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.setContext(s.w.pool.Initial())
+	s.know(func(ids *limits.Identities) {
+		ids[limits.ByUser], ids[limits.ByName] = s.w.cfg.Upstream.User(), ""
+	})
 	skipped := s.skipNext // by CLIENT REPLY SKIP; OFF is over, SKIP is not
 	s.replyOff, s.skipNext, s.noEvict = false, false, false
 	if s.who != nil {

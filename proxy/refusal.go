@@ -27,32 +27,47 @@ const (
 	refusedProtected limits.Reason = "protected mode"
 )
 
-// refusalTexts are what clients are told. A line each: what follows a line would be another reply.
-var refusalTexts = map[limits.Reason][]byte{refusedFull: replyFull, refusedProtected: replyProtected}
-
 // refuse tells a client that it is not let in, and why, in a way that its library will show: the text is the reply to the
 // client's first command, or comes after a short grace, and the connection is not closed under what the client
 // still sends. (Redis writes at accept and closes; a client that writes before it reads gets a reset.)
-func (w *worker) refuse(in eventloop.Incoming, text []byte) {
-	r := &refusal{w: w, text: text}
-	conn, err := w.loop.Attach(in, r)
+func (w *worker) refuse(c caller, text []byte) {
+	r := &refusal{w: w, caller: c, text: text}
+	conn, err := w.loop.Attach(c.in, r)
 	if err != nil {
 		return
 	}
-	r.conn = conn
-	if w.refusals >= maxRefusals || w.stopping {
-		_, _ = conn.Write(text) // fits the socket's buffer; and the client may be gone
-		conn.Close()
-		return
+	r.begin(conn)
+}
+
+// refuseConn does so with a client that has waited for a place, and has said something meanwhile.
+func (w *worker) refuseConn(conn *eventloop.Conn, c caller, text, heard []byte) {
+	r := &refusal{w: w, caller: c, text: text}
+	conn.SetHandler(r)
+	if r.begin(conn) && len(heard) > 0 {
+		r.Data(heard)
 	}
-	w.refusals++
-	r.timer = w.loop.AfterFunc(refusalGrace, r.tell)
+}
+
+// begin waits for the client's first command, or reports false: it has been told at once, and closed.
+func (r *refusal) begin(conn *eventloop.Conn) bool {
+	r.conn = conn
+	if r.w.refusals >= maxRefusals || r.w.stopping {
+		_, _ = conn.Write(r.text) // fits the socket's buffer; and the client may be gone
+		conn.Close()
+		return false
+	}
+	r.w.refusals++
+	r.timer = r.w.loop.AfterFunc(refusalGrace, r.tell)
+	return true
 }
 
 // refusal is a client that was not let in and has not been told yet, or is being told.
 type refusal struct {
+	caller
 	w      *worker
 	text   []byte
+	peek   peek // it may be one for whom there is a place
+	gone   bool
 	conn   *eventloop.Conn
 	timer  *eventloop.Timer
 	spoke  bool // has said HELLO, and is answered command by command
@@ -74,6 +89,7 @@ func (r *refusal) leave(err error) {
 }
 
 func (r *refusal) end() {
+	r.gone = true
 	r.timer.Stop()
 	r.w.refusals--
 }
@@ -83,6 +99,31 @@ func (r *refusal) end() {
 // commands gets the text, for a while. All others get it once.
 func (r *refusal) Data(b []byte) {
 	r.in = append(r.in, b...)
+	if len(r.in) <= waitingInput {
+		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.answer)
+	}
+	if !r.gone && !r.peek.checking {
+		r.answer()
+	}
+}
+
+// recognised makes a session of a client that has shown who it is, and has a place reserved. It reports false if the
+// client has gone meanwhile.
+func (r *refusal) recognised(t *limits.Ticket) bool {
+	if r.gone {
+		return false
+	}
+	r.end()
+	r.w.admitLate(r.conn, r.caller.in.Remote(), t, r.in)
+	return true
+}
+
+// answer tells the client, at each command that it has sent.
+func (r *refusal) answer() {
+	if r.gone {
+		return
+	}
+	r.peek.checked = 0 // what has been answered is not heard again
 	for len(r.in) > 0 {
 		n, err := r.reader.Next(r.in)
 		switch {

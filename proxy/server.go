@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,8 @@ type Server struct {
 	posting sync.Mutex // held while something is posted to all loops
 
 	// Owned by the first worker's loop.
-	turn       int // which worker gets the next client
+	turn       int  // which worker gets the next client
+	attending  bool // somebody waits at the gate
 	stopAccept []func()
 }
 
@@ -73,6 +75,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, started: time.Now(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), protected: cfg.protects(),
+	}
+	for _, r := range cfg.Limits {
+		s.gate.SetRule(r, s.started)
 	}
 	s.timeout.Store(int64(cfg.Timeout))
 	s.keepAlive.Store(int64(cfg.TCPKeepAlive))
@@ -207,8 +212,9 @@ func (s *Server) Run(ctx context.Context) error {
 // accept opens the doors, on the first worker's loop.
 func (s *Server) accept() error {
 	w := s.workers[0]
-	for _, ln := range s.listeners {
-		stop, err := w.loop.Listen(ln, s.incoming)
+	for i, ln := range s.listeners {
+		name := s.cfg.Listen[i]
+		stop, err := w.loop.Listen(ln, func(in eventloop.Incoming) { s.incoming(in, name) })
 		if err != nil {
 			return err
 		}
@@ -232,22 +238,18 @@ func (s *Server) announce() {
 }
 
 // incoming puts a new client on a loop, in turn, if the gate lets it in.
-func (s *Server) incoming(in eventloop.Incoming) {
+func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	in.KeepAlive(time.Duration(s.keepAlive.Load()))
 	w := s.workers[s.turn%len(s.workers)]
 	s.turn++
-	switch {
-	case !s.gate.Admit():
-		s.refuse(in, w, refusedFull)
-		return
-	case s.protected && !isLocal(in.Remote()):
-		s.gate.Expel()
-		s.refuse(in, w, refusedProtected)
+	c := caller{in, s.identities(in, listener)}
+	if st := s.gate.Stats(); s.protected && !isLocal(in.Remote()) && st.Open < st.Max {
+		s.gate.CountRefusal()
+		s.tell(limits.Refusal{Source: c.ids[limits.ByAddr], Reason: refusedProtected}, in.Remote())
+		s.hand(w, func() { w.refuse(c, replyProtected) }, in)
 		return
 	}
-	if !s.hand(w, func() { w.admit(in) }, in) {
-		s.gate.Leave()
-	}
+	s.knock(w, c)
 }
 
 // hand runs f on a worker's loop; this is the first worker's.
@@ -263,14 +265,83 @@ func (s *Server) hand(w *worker, f func(), in eventloop.Incoming) bool {
 	return true
 }
 
-// refuse has a worker tell a client why it was not let in, and the log, once an interval.
-func (s *Server) refuse(in eventloop.Incoming, w *worker, why limits.Reason) {
-	source := limits.Refusal{Source: sourceOf(in.Remote()), Reason: why}
-	if s.gate.Tell(source, s.workers[0].loop.Now()) {
-		s.cfg.Log.Warn("client refused: "+string(why), "source", source.Source, "client", in.Remote(),
-			"maxclients", s.gate.Stats().Max)
+// tell has the log told of a refusal, once an interval for a source and a reason.
+func (s *Server) tell(r limits.Refusal, client string) {
+	if s.gate.Tell(r, time.Now()) {
+		what := "client refused: "
+		if r.Observed {
+			what = "client would have been refused: "
+		}
+		s.cfg.Log.Warn(what+string(r.Reason), "source", r.Source, "client", client, "maxclients", s.gate.Stats().Max)
 	}
-	s.hand(w, func() { w.refuse(in, refusalTexts[why]) }, in)
+}
+
+// tellRefused has the log told of a client that the gate has no room for.
+func (s *Server) tellRefused(t *limits.Ticket, client string) {
+	s.tell(limits.Refusal{Source: t.Identities().Source(), Reason: whyFull(t)}, client)
+}
+
+// tellObserved has the log told of a client that was let in against a rule that only observes.
+func (s *Server) tellObserved(t *limits.Ticket, client string) {
+	if t.Observed() {
+		s.tell(limits.Refusal{Source: t.Identities().Source(), Reason: whyFull(t), Observed: true}, client)
+	}
+}
+
+// whyFull is the reason for a refusal, with the rule, unless it is maxclients.
+func whyFull(t *limits.Ticket) limits.Reason {
+	if rule := t.Why(); rule != "total" {
+		return refusedFull + ", by the rule " + rule
+	}
+	return refusedFull
+}
+
+// attend looks after those who wait at the gate, until nobody does: their time runs out, the rate of new connections lets
+// them in, idle clients are closed to make room for them. It runs on the first worker's loop.
+func (s *Server) attend() {
+	if !s.attending {
+		s.attending = true
+		s.attendOnce()
+	}
+}
+
+// attendEvery is how often those who wait are looked after.
+const attendEvery = 5 * time.Millisecond
+
+func (s *Server) attendOnce() {
+	w := s.workers[0]
+	for _, e := range s.gate.Evictions() {
+		s.evict(e)
+	}
+	s.attending = s.gate.Tick(time.Now())
+	if s.attending {
+		w.loop.AfterFunc(attendEvery, s.attendOnce)
+	}
+}
+
+// evict closes clients that are idle so that others may come. It runs on the first worker's loop.
+func (s *Server) evict(e *limits.Eviction) {
+	w := s.workers[0]
+	gather(w, func(x *session, all []limits.Candidate) []limits.Candidate {
+		return append(all, limits.Candidate{Ticket: x.ticket, Idle: x.w.clock() - x.active, Evictable: x.evictable()})
+	}, func(a, b limits.Candidate) int { return cmp.Compare(b.Idle, a.Idle) }, func(all []limits.Candidate) {
+		chosen := map[*limits.Ticket]bool{}
+		for _, c := range e.Choose(all) {
+			chosen[c.Ticket] = true
+		}
+		gather(w, func(x *session, closed []int64) []int64 {
+			if !chosen[x.ticket] || !x.evictable() {
+				return closed
+			}
+			x.w.log.Info("client closed: idle, to make room for another", "client", x.remote,
+				"source", x.ticket.Identities().Source(), "idle", (x.w.clock() - x.active).String())
+			x.close()
+			return append(closed, x.id)
+		}, cmp.Compare[int64], func(closed []int64) {
+			s.counters.evicted.Add(uint64(len(closed)))
+			e.Done(len(closed), time.Now())
+		})
+	})
 }
 
 // reportRefusals tells the log, at the end of an interval, how many refusals it was not told of.
@@ -278,11 +349,16 @@ func (s *Server) reportRefusals() {
 	w := s.workers[0]
 	w.loop.AfterFunc(time.Second, s.reportRefusals)
 	s.tellSuppressed(w.loop.Now())
+	s.gate.Sweep(w.loop.Now())
 }
 
 func (s *Server) tellSuppressed(now time.Time) {
 	for _, x := range s.gate.Expire(now) {
-		s.cfg.Log.Warn("more clients refused: "+string(x.Reason), "source", x.Source, "suppressed", x.Count,
+		what := "more clients refused: "
+		if x.Observed {
+			what = "more clients would have been refused: "
+		}
+		s.cfg.Log.Warn(what+string(x.Reason), "source", x.Source, "suppressed", x.Count,
 			"interval", s.cfg.LogInterval.String(), "maxclients", s.gate.Stats().Max)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
@@ -16,6 +17,7 @@ import (
 //	   ▲ ▲─────► awaitingLane     until its context has a lane
 //	   │ ▲─────► awaitingPin      until it gets a connection of its own
 //	   │ └─────► awaitingControl  until the control connection has an answer for it
+//	   ├───────► awaitingPlace    until a rule has room for what it has become
 //	   ├───────► paused           until CLIENT PAUSE is over
 //	   └───────► leaving ──► gone (terminal; any state may go there)
 type sessionState uint8
@@ -26,6 +28,7 @@ const (
 	awaitingLane
 	awaitingPin
 	awaitingControl
+	awaitingPlace
 	paused
 	leaving // has been said goodbye to: nothing is read, what is left is written
 	gone
@@ -77,6 +80,10 @@ type session struct {
 	skipNext    bool
 	noEvict     bool // CLIENT NO-EVICT ON
 	killed      bool // goes once it has been answered
+	limited     bool // a rule may have no room for it
+	refused     bool // a rule has none
+	toldRefused bool // and it has been told so
+	pinTaken    bool // a pin is counted by the rules
 
 	in      []byte
 	partial *resp.Reader
@@ -85,6 +92,7 @@ type session struct {
 
 	inFlight      int
 	inFlightBytes int
+	ticket        *limits.Ticket
 	ctx           *multiplex.Context
 	moving        *multiplex.Context // where it is about to move; entered
 	link          *multiplex.Link    // the lane of what is in flight
@@ -120,6 +128,7 @@ type waiting struct {
 	hub   *hub
 	since time.Time
 
+	place     bool // under a rule with max-pins
 	forOthers bool // the command that waits may wait for others once it is sent
 	blocks    bool // and is one that blocks the client
 }
@@ -127,6 +136,8 @@ type waiting struct {
 // queued reports whether the session waits for its turn, and not only for a connection that is being opened.
 func (w *waiting) queued() bool {
 	switch {
+	case w.place:
+		return true
 	case w.pin != nil:
 		return w.pin.Queued()
 	case w.hub != nil && w.hub.request != nil:
@@ -165,10 +176,26 @@ func (s *session) Data(b []byte) {
 	}
 }
 
+// queryLimit is how much the client may have waiting to be forwarded.
+func (s *session) queryLimit() int64 {
+	if most := s.ticket.Bounds().QueryLimit; most > 0 {
+		return min(most, s.w.cfg.ClientQueryBufferLimit)
+	}
+	return s.w.cfg.ClientQueryBufferLimit
+}
+
+// mostInFlight is how many commands the client may have in flight.
+func (s *session) mostInFlight() int {
+	if most := s.ticket.Bounds().MaxInFlight; most > 0 {
+		return min(most, maxInFlight)
+	}
+	return maxInFlight
+}
+
 // bound stops reading a client that waits, and closes one that has sent more than it may.
 func (s *session) bound() {
 	switch {
-	case int64(len(s.in)) > s.w.cfg.ClientQueryBufferLimit:
+	case int64(len(s.in)) > s.queryLimit():
 		s.w.log.Warn("client closed: it exceeds client-query-buffer-limit", "client", s.remote, "bytes", len(s.in))
 		s.close()
 	case s.state != flowing && len(s.in) > waitingInput:
@@ -349,7 +376,7 @@ func (s *session) settle() {
 	case s.doom != nil:
 		s.write(s.doom)
 		s.leave()
-	case s.state == paused && (s.eof || s.w.stopping):
+	case (s.state == paused || s.state == awaitingPlace) && (s.eof || s.w.stopping):
 		s.flushAndClose()
 	case s.state != flowing:
 	case s.eof, s.w.stopping:
@@ -382,10 +409,13 @@ func (s *session) write(b []byte) {
 // boundOutput closes a client that has left too much unread, by the limits of its class. One that is above the soft
 // limit is looked at again, as nothing more may come for it.
 func (s *session) boundOutput() {
-	limits, class, size := &s.w.cfg.ClientOutputBufferLimit, "normal", int64(s.out.size)
-	limit := limits.Normal
+	all, class, size := &s.w.cfg.ClientOutputBufferLimit, "normal", int64(s.out.size)
+	limit := all.Normal
 	if s.subs != nil && s.isSubscribed() {
-		limit, class, size = limits.PubSub, "pubsub", size+int64(s.subs.held.size)
+		limit, class, size = all.PubSub, "pubsub", size+int64(s.subs.held.size)
+	}
+	if most := s.ticket.Bounds().OutputLimit; most > 0 && (limit.Hard == 0 || most < limit.Hard) {
+		limit.Hard = most
 	}
 	if !s.out.exceeds(limit, size, s.w.loop.Now()) {
 		if s.out.over != 0 {

@@ -108,13 +108,7 @@ func (s *session) authenticate(c command) bool {
 		s.state = barred
 		return false
 	}
-	user, password := "default", ""
-	switch c.Len() {
-	case 2:
-		password = string(c.Arg(1))
-	case 3:
-		user, password = string(c.Arg(1)), string(c.Arg(2))
-	}
+	user, password := authUser(c), string(c.Arg(c.Len()-1))
 	s.check(c.Bytes(), func(reply []byte) {
 		if bytes.Equal(reply, replyOK) {
 			key := s.ctx.Key
@@ -126,10 +120,19 @@ func (s *session) authenticate(c command) bool {
 	return true
 }
 
+// authUser is the user whom AUTH names.
+func authUser(c command) string {
+	if c.Len() == 3 {
+		return string(c.Arg(1))
+	}
+	return "default"
+}
+
 // login moves the session to a user whose password the upstream has accepted.
 func (s *session) login(key multiplex.Key, password string) {
 	s.w.pool.SetPassword(key.User, password)
 	s.setContext(key)
+	s.knowUser(key.User)
 }
 
 // check has the upstream check AUTH or HELLO on the control connection, and done gets the reply on the loop, unless the
@@ -230,7 +233,10 @@ func (s *session) helloOnPin(c command) func([]byte) []byte {
 			if h.proto != 0 {
 				p.resp = h.proto
 			}
-			p.stranger = p.stranger || h.auth
+			if h.auth {
+				p.stranger = true
+				s.knowUser(h.user)
+			}
 		}
 		return s.withID(reply)
 	}
@@ -239,6 +245,7 @@ func (s *session) helloOnPin(c command) func([]byte) []byte {
 func (s *session) setName(name *string) {
 	if name != nil {
 		s.identity().name = *name
+		s.knowIdentity()
 	}
 }
 

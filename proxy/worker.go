@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"log/slog"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +20,6 @@ type worker struct {
 	log      *slog.Logger
 	loop     *eventloop.Loop
 	pool     *multiplex.Pool
-	gate     *limits.Gate
 	control  *multiplex.Control
 	counters *counters
 	learner  *learner
@@ -48,6 +46,7 @@ type worker struct {
 	reader       resp.Reader // of commands that come in one piece
 	scanner      resp.Reader // looks ahead
 	pause        *pause      // CLIENT PAUSE, while it is in force
+	waiting      map[*door]struct{}
 	refusals     int
 	lingering    int
 	stopping     bool
@@ -56,6 +55,7 @@ type worker struct {
 
 // counters count events of all workers. All are atomic.
 type counters struct {
+	evicted      atomic.Uint64
 	lost         atomic.Uint64
 	slow         atomic.Uint64
 	poolTimeouts atomic.Uint64
@@ -63,9 +63,9 @@ type counters struct {
 
 func newWorker(s *Server) (*worker, error) {
 	w := &worker{
-		srv: s, index: len(s.workers), cfg: &s.cfg, log: s.cfg.Log, gate: s.gate, control: s.control, counters: &s.counters, ids: &s.ids,
+		srv: s, index: len(s.workers), cfg: &s.cfg, log: s.cfg.Log, control: s.control, counters: &s.counters, ids: &s.ids,
 		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
-		slow: map[*session]struct{}{}, tracking: map[*multiplex.Context]*trackingTable{},
+		slow: map[*session]struct{}{}, waiting: map[*door]struct{}{}, tracking: map[*multiplex.Context]*trackingTable{},
 	}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
 	w.reader.MaxBulk = s.cfg.ProtoMaxBulkLen
@@ -175,15 +175,37 @@ func (w *worker) flushPushed() {
 }
 
 // admit makes a session of a connection that the gate has let in.
-func (w *worker) admit(in eventloop.Incoming) {
-	now := w.clock()
-	s := &session{w: w, id: w.ids.Add(1), remote: in.Remote(), created: now, active: now}
+func (w *worker) admit(in eventloop.Incoming, t *limits.Ticket) {
+	s := w.newSession(in.Remote(), t)
 	conn, err := w.loop.Attach(in, s)
 	if err != nil {
-		w.gate.Leave()
+		t.Leave(w.loop.Now())
 		w.log.Error("client could not be served", "client", in.Remote(), "error", err)
 		return
 	}
+	w.seat(s, conn)
+}
+
+// admitLate makes a session of a connection that had to wait for a place. Heard is what the client has said meanwhile.
+func (w *worker) admitLate(conn *eventloop.Conn, remote string, t *limits.Ticket, heard []byte) {
+	s := w.newSession(remote, t)
+	conn.SetHandler(s)
+	w.seat(s, conn)
+	conn.ResumeRead()
+	if len(heard) > 0 && s.state != gone {
+		s.Data(heard)
+	}
+}
+
+func (w *worker) newSession(remote string, t *limits.Ticket) *session {
+	now := w.clock()
+	s := &session{w: w, id: w.ids.Add(1), remote: remote, ticket: t, created: now, active: now}
+	t.Hold(s)
+	return s
+}
+
+// seat puts a session among the others.
+func (w *worker) seat(s *session, conn *eventloop.Conn) {
 	s.conn = conn
 	s.ctx = w.pool.Context(w.pool.Initial())
 	s.ctx.Enter()
@@ -200,7 +222,7 @@ func (w *worker) remove(s *session) {
 	s.prev.next, s.next.prev = s.next, s.prev
 	s.prev, s.next = nil, nil
 	w.count--
-	w.gate.Leave()
+	s.ticket.Leave(w.loop.Now())
 	w.checkStopped()
 }
 
@@ -208,6 +230,9 @@ func (w *worker) remove(s *session) {
 // may never come are closed at once. Done is called, on the loop, when all have gone.
 func (w *worker) stop(done func()) {
 	w.stopping, w.stopped = true, done
+	for d := range w.waiting {
+		d.decided()
+	}
 	for s := w.sessions.next; s != &w.sessions; {
 		next := s.next
 		if s.relaying || s.acks != nil || s.pin != nil && s.pin.blocking {
@@ -257,12 +282,4 @@ func (w *worker) abandon() {
 		s = next
 	}
 	w.pool.Close()
-}
-
-// sourceOf returns the address that refusals are counted under: a client's without its port.
-func sourceOf(remote string) string {
-	if i := strings.LastIndexByte(remote, ':'); i > 0 {
-		return remote[:i]
-	}
-	return remote
 }

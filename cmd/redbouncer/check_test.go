@@ -15,6 +15,7 @@ func Example_check() {
 	// Output:
 	// listen: 127.0.0.1:6380 # default
 	// maxclients: 10000 # default
+	// limit: none # default
 	// protected-mode: yes # default
 	// allow-dangerous: none # default
 	// deny-commands: none # default

@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/redbouncer/redbouncer/limits"
 )
 
 // The types of settings. Each reads a word, says what it wants when the word is no use, and writes itself in
@@ -28,37 +29,16 @@ func (c *count) UnmarshalText(text []byte) error {
 // size is a number of bytes in Redis's units: k, m and g are powers of 1000; kb, mb and gb of 1024.
 type size int64
 
-var sizeUnits = []struct {
-	name  string
-	bytes int64
-}{
-	{"gb", 1 << 30}, {"mb", 1 << 20}, {"kb", 1 << 10}, {"g", 1e9}, {"m", 1e6}, {"k", 1e3}, {"b", 1}, {"", 1},
-}
-
 func (s *size) UnmarshalText(text []byte) error {
-	digits := strings.TrimRight(strings.ToLower(string(text)), "bkmg")
-	unit := strings.ToLower(string(text[len(digits):]))
-	for _, u := range sizeUnits {
-		if u.name != unit {
-			continue
-		}
-		n, err := strconv.ParseInt(digits, 10, 64)
-		if err == nil && n >= 1 && n <= math.MaxInt64/u.bytes {
-			*s = size(n * u.bytes)
-			return nil
-		}
+	n, ok := limits.ParseSize(string(text))
+	if !ok {
+		return errors.New("want a size such as 512mb, 1gb or a number of bytes, at least 1")
 	}
-	return errors.New("want a size such as 512mb, 1gb or a number of bytes, at least 1")
+	*s = size(n)
+	return nil
 }
 
-func (s size) String() string {
-	for _, u := range sizeUnits {
-		if n := int64(s); n >= u.bytes && n%u.bytes == 0 && u.name != "b" {
-			return strconv.FormatInt(n/u.bytes, 10) + u.name
-		}
-	}
-	return strconv.FormatInt(int64(s), 10)
-}
+func (s size) String() string { return limits.FormatSize(int64(s)) }
 
 // seconds is a time span: a bare number counts seconds, as in Redis; anything else is a Go duration.
 type seconds time.Duration
@@ -141,6 +121,39 @@ func (n *names) list() []string {
 		return []string{noNames}
 	}
 	return *n
+}
+
+// rules bound what clients of one identity may have.
+type rules []limits.Rule
+
+func (r *rules) UnmarshalText(text []byte) error {
+	if strings.EqualFold(string(text), noNames) {
+		return nil
+	}
+	for word := range strings.SplitSeq(string(text), ";") {
+		rule, err := limits.ParseRule(word)
+		if err != nil {
+			return fmt.Errorf("want a rule such as addr each maxclients 100, several separated by semicolons, or none: %w", err)
+		}
+		for i := range *r {
+			if (*r)[i].Head() == rule.Head() {
+				return fmt.Errorf("%s has two rules", rule.Head())
+			}
+		}
+		*r = append(*r, rule)
+	}
+	return nil
+}
+
+func (r *rules) list() []string {
+	if len(*r) == 0 {
+		return []string{noNames}
+	}
+	texts := make([]string, len(*r))
+	for i := range *r {
+		texts[i] = (*r)[i].String()
+	}
+	return texts
 }
 
 // filePath names a file.

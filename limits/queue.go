@@ -1,0 +1,336 @@
+package limits
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Clients wait for a place in the queue of the group that has none for them. It is fair between places, that is, between
+// addresses: whoever comes from where the fewest are in goes first, so that a flood from one address delays no
+// single client from another; among equals, whoever has waited longest. A full queue makes room in the same way: for
+// somebody from a place with few waiting, the newest from the place with the most waiting is refused.
+
+// queue holds the tickets that wait for one group.
+type queue struct {
+	places map[string][]*Ticket // in the order of coming
+	size   int
+}
+
+// waiting is what a ticket knows while it waits.
+type waiting struct {
+	in           *group
+	since, until time.Time
+	seq          uint64
+	evicting     bool // somebody has been asked to make room for it
+}
+
+// evictTimeout is how long a client waits until another has made room for it. That takes a moment, unless all are busy.
+const evictTimeout = time.Second
+
+// maxEvicting bounds those that wait for others to make room, in one group.
+const maxEvicting = 256
+
+// enqueue has a ticket wait for a group, or refuses it.
+func (g *Gate) enqueue(t *Ticket, x *group, now time.Time) {
+	patience, size := x.rule.QueueTimeout, x.rule.QueueSize
+	if x.rule.Overflow == EvictIdle {
+		patience, size = evictTimeout, maxEvicting
+	}
+	full := x.queue.size >= size || !t.inside && g.outside >= g.mostOutside()
+	if full && !g.displace(t, x) {
+		g.refuse(t, x)
+		return
+	}
+	if t.wait == nil { // otherwise it has waited elsewhere before, and goes on
+		g.seq++
+		t.wait = &waiting{since: now, until: now.Add(patience), seq: g.seq}
+		x.queued++
+	}
+	t.state, t.why = Waiting, x
+	t.wait.in = x
+	q := &x.queue
+	if q.places == nil {
+		q.places = map[string][]*Ticket{}
+	}
+	list := q.places[t.who.place]
+	i := len(list)
+	for i > 0 && list[i-1].wait.seq > t.wait.seq {
+		i--
+	}
+	q.places[t.who.place] = slices.Insert(list, i, t)
+	q.size++
+	g.waiting++
+	if !t.inside {
+		g.outside++
+	}
+	g.queues[x] = struct{}{}
+}
+
+// mostOutside bounds those that wait before they are in, by all rules together: each keeps a connection open, and a rule
+// for each value may have many queues.
+func (g *Gate) mostOutside() int {
+	most := g.total.rule.mostOutside()
+	for _, r := range g.rules {
+		most += r.mostOutside()
+	}
+	return most
+}
+
+func (r *Rule) mostOutside() int {
+	switch r.Overflow {
+	case Queue:
+		return cmp.Or(r.QueueSize, DefaultQueueSize)
+	case EvictIdle:
+		return maxEvicting
+	}
+	return 0
+}
+
+// MostWaiting returns how many connections rules may keep waiting at the door.
+func MostWaiting(rules []Rule) (n int) {
+	for i := range rules {
+		n += rules[i].mostOutside()
+	}
+	return n
+}
+
+// displace makes room in a full queue for a ticket from a place that has clearly fewer waiting than another.
+func (g *Gate) displace(t *Ticket, x *group) bool {
+	var most []*Ticket
+	for _, list := range x.queue.places {
+		if len(list) > len(most) {
+			most = list
+		}
+	}
+	if len(most) < len(x.queue.places[t.who.place])+2 {
+		return false
+	}
+	last := most[len(most)-1]
+	g.dequeue(last)
+	g.refuse(last, x)
+	g.tell(last)
+	return true
+}
+
+// dequeue takes a ticket out of the queue. It keeps what it knows of waiting, in case that it goes on elsewhere.
+func (g *Gate) dequeue(t *Ticket) {
+	x := t.wait.in
+	q := &x.queue
+	place := t.who.place
+	list := q.places[place]
+	i := slices.Index(list, t)
+	if list = slices.Delete(list, i, i+1); len(list) > 0 {
+		q.places[place] = list
+	} else {
+		delete(q.places, place)
+	}
+	q.size--
+	g.waiting--
+	if !t.inside {
+		g.outside--
+	}
+	if q.size == 0 {
+		delete(g.queues, x)
+		x.forget()
+	}
+}
+
+// next returns the ticket whose turn it is.
+func (g *Gate) next(x *group) *Ticket {
+	var best *Ticket
+	open := 0
+	for place, list := range x.queue.places {
+		t, n := list[0], g.places[place]
+		for _, other := range list { // who never is refused goes first
+			if other.privileged {
+				t, n = other, -1
+				break
+			}
+		}
+		if best == nil || n < open || n == open && t.wait.seq < best.wait.seq {
+			best, open = t, n
+		}
+	}
+	return best
+}
+
+// serve lets in who waits for a group, as far as there is room now.
+func (g *Gate) serve(x *group, now time.Time) {
+	for x.queue.size > 0 {
+		t := g.next(x)
+		if !x.lets(t, now) {
+			return
+		}
+		g.dequeue(t)
+		g.decide(t, now)
+		if t.state != Waiting { // otherwise it waits for another group now
+			g.tell(t)
+		}
+	}
+}
+
+// tell has a ticket's holder told, once mu is free.
+func (g *Gate) tell(t *Ticket) { g.told = append(g.told, decision{t, t.holder}) }
+
+// decision is that a ticket does not wait any longer.
+type decision struct {
+	ticket *Ticket
+	holder Holder
+}
+
+// Tick refuses those who have waited for too long, and lets in those whom the rate of new connections allows by now. It
+// is to be called every few milliseconds while somebody waits, and now and then otherwise. It reports whether somebody
+// waits.
+func (g *Gate) Tick(now time.Time) bool {
+	g.mu.Lock()
+	defer g.unlock()
+	for x := range g.queues {
+		for _, list := range x.queue.places {
+			for _, t := range slices.Clone(list) {
+				if now.Before(t.wait.until) {
+					break
+				}
+				g.dequeue(t)
+				g.refuse(t, x)
+				g.tell(t)
+			}
+		}
+		g.serve(x, now)
+	}
+	return g.waiting > 0
+}
+
+// Sweep forgets the groups of single values that nobody is counted in, once their rate allows for all that it ever
+// does.
+func (g *Gate) Sweep(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.rules {
+		for _, x := range r.groups {
+			x.hasToken(now)
+			x.forget()
+		}
+	}
+}
+
+// Waiter is a ticket that waits, as the operator sees it.
+type Waiter struct {
+	Ticket *Ticket
+	Who    *Identities   // shared, not to be changed
+	Rule   string        // the head of the rule that has no room
+	Value  string        // that it counts by itself
+	Since  time.Duration // how long it has waited
+	Inside bool          // the client is in, and what became known of it later has to wait
+}
+
+// Queue returns those who wait, by group, in the order of coming.
+func (g *Gate) Queue(now time.Time) []Waiter {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []Waiter
+	seqs := map[*Ticket]uint64{}
+	for x := range g.queues {
+		for _, list := range x.queue.places {
+			for _, t := range list {
+				seqs[t] = t.wait.seq
+				out = append(out, Waiter{t, &t.who.Identities, x.rule.Head(), x.value, now.Sub(t.wait.since), t.inside})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Waiter) int { return int(seqs[a.Ticket]) - int(seqs[b.Ticket]) })
+	return out
+}
+
+// Eviction is a group in which somebody waits for an idle client to make room.
+type Eviction struct {
+	gate    *Gate
+	group   *group
+	waiters []*Ticket
+}
+
+// Evictions returns what evictions are needed and have not been asked for yet. Of each, Choose is to be asked whom to
+// close, and then Done is to be called.
+func (g *Gate) Evictions() []*Eviction {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []*Eviction
+	for x := range g.queues {
+		if x.rule.Overflow != EvictIdle {
+			continue
+		}
+		e := &Eviction{gate: g, group: x}
+		for _, list := range x.queue.places {
+			for _, t := range list {
+				if !t.wait.evicting {
+					t.wait.evicting = true
+					e.waiters = append(e.waiters, t)
+				}
+			}
+		}
+		if len(e.waiters) > 0 {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Candidate is a client that is in, as an eviction looks at it.
+type Candidate struct {
+	Ticket    *Ticket
+	Idle      time.Duration
+	Evictable bool // it holds no state, and has nothing in flight
+
+	place string
+}
+
+// Choose returns those of the candidates that are to be closed, one for each who waits, as far as there are any: of the
+// place that has the most clients in the group, the one that has been idle for longest; then again. Candidates are all
+// clients that are in.
+func (e *Eviction) Choose(candidates []Candidate) []Candidate {
+	e.gate.mu.Lock()
+	perPlace := map[string]int{}
+	var evictable []Candidate
+	for _, c := range candidates {
+		t := c.Ticket
+		if !t.inside || e.group != e.gate.total && !slices.Contains(t.groups, e.group) {
+			continue
+		}
+		perPlace[t.who.place]++
+		if c.Evictable && !t.privileged {
+			c.place = t.who.place
+			evictable = append(evictable, c)
+		}
+	}
+	e.gate.mu.Unlock()
+	slices.SortFunc(evictable, func(a, b Candidate) int { return int(b.Idle - a.Idle) })
+	var chosen []Candidate
+	for len(chosen) < len(e.waiters) && len(evictable) > 0 {
+		best := 0
+		for i, c := range evictable {
+			if perPlace[c.place] > perPlace[evictable[best].place] {
+				best = i
+			}
+		}
+		perPlace[evictable[best].place]--
+		chosen = append(chosen, evictable[best])
+		evictable = slices.Delete(evictable, best, best+1)
+	}
+	return chosen
+}
+
+// Done says how many of the chosen are being closed. Those for whom nobody makes room are refused, the latest first.
+func (e *Eviction) Done(closed int, now time.Time) {
+	g := e.gate
+	g.mu.Lock()
+	defer g.unlock()
+	e.group.evicted += uint64(closed)
+	waiters := slices.DeleteFunc(slices.Clone(e.waiters), func(t *Ticket) bool { return t.state != Waiting || t.wait.in != e.group })
+	slices.SortFunc(waiters, func(a, b *Ticket) int { return int(a.wait.seq) - int(b.wait.seq) })
+	helpless := max(len(e.waiters)-closed, 0)
+	for _, t := range waiters[max(len(waiters)-helpless, 0):] {
+		g.dequeue(t)
+		g.refuse(t, e.group)
+		g.tell(t)
+	}
+}

@@ -1,0 +1,281 @@
+package proxy
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
+)
+
+// At the door: clients that knock are let in, wait, or are refused, as the gate says. What one that waits has written
+// already is kept, and is the first thing its session hears.
+
+// caller is a client at the door.
+type caller struct {
+	in  eventloop.Incoming
+	ids limits.Identities
+}
+
+// identities are what is known of a client that has said nothing.
+func (s *Server) identities(in eventloop.Incoming, listener string) limits.Identities {
+	addr := in.Remote()
+	if strings.HasPrefix(listener, "unix:") {
+		addr = strings.TrimSuffix(addr, ":0")
+	} else {
+		addr = hostOf(addr)
+	}
+	return limits.Identities{limits.ByAddr: addr, limits.ByListener: listener, limits.ByUser: s.cfg.Upstream.User()}
+}
+
+// knock decides on a new client. It runs on the first worker's loop, and hands the client to w.
+func (s *Server) knock(w *worker, c caller) {
+	d := &door{w: w, caller: c}
+	now := s.workers[0].loop.Now()
+	t := s.gate.Admit(&c.ids, d, now)
+	switch t.State() {
+	case limits.Admitted:
+		s.tellObserved(t, c.in.Remote())
+		if !s.hand(w, func() { w.admit(c.in, t) }, c.in) {
+			t.Leave(now)
+		}
+	case limits.Waiting:
+		d.ticket = t
+		if !s.hand(w, d.open, c.in) {
+			t.Leave(now)
+		}
+		s.attend()
+	default:
+		s.tellRefused(t, c.in.Remote())
+		t.Leave(now)
+		s.hand(w, func() { w.refuse(c, replyFull) }, c.in)
+	}
+}
+
+// door is a client that waits to be let in. It implements eventloop.Handler and limits.Holder.
+type door struct {
+	caller
+
+	// Static after open.
+	w      *worker
+	ticket *limits.Ticket
+
+	// Owned by the loop.
+	conn   *eventloop.Conn
+	heard  []byte
+	closed bool // somebody else has the connection
+	peek   peek
+}
+
+// open has the client wait on its loop.
+func (d *door) open() {
+	conn, err := d.w.loop.Attach(d.in, d)
+	if err != nil {
+		d.ticket.Leave(d.w.loop.Now())
+		return
+	}
+	d.conn = conn
+	d.w.waiting[d] = struct{}{}
+	if d.w.stopping || d.ticket.State() != limits.Waiting { // it has been decided on meanwhile
+		d.decided()
+	}
+}
+
+// Decided implements limits.Holder.
+func (d *door) Decided(*limits.Ticket) { d.w.loop.Post(d.decided) }
+
+// decided lets the client in, or refuses it.
+func (d *door) decided() {
+	if d.closed || d.conn == nil {
+		return
+	}
+	switch {
+	case d.w.stopping:
+		d.leave()
+		d.conn.Close()
+	case d.ticket.State() == limits.Admitted:
+		d.end()
+		d.w.srv.tellObserved(d.ticket, d.in.Remote())
+		d.w.admitLate(d.conn, d.in.Remote(), d.ticket, d.heard)
+	case d.ticket.State() == limits.Refused:
+		d.turnAway()
+	}
+}
+
+// turnAway tells the client that there is no place for it.
+func (d *door) turnAway() {
+	d.w.srv.tellRefused(d.ticket, d.in.Remote())
+	d.leave()
+	d.conn.ResumeRead()
+	d.w.refuseConn(d.conn, d.caller, replyFull, d.heard)
+}
+
+func (d *door) end() {
+	d.closed = true
+	delete(d.w.waiting, d)
+}
+
+func (d *door) leave() {
+	d.end()
+	d.ticket.Leave(d.w.loop.Now())
+}
+
+// Data implements eventloop.Handler: what the client says is kept until it is let in.
+func (d *door) Data(b []byte) {
+	d.heard = append(d.heard, b...)
+	if len(d.heard) > waitingInput {
+		d.conn.PauseRead()
+	}
+	d.peek.at(d.w, d.heard, &d.caller, d.recognised, func() {})
+}
+
+// recognised is called with the ticket of a client that has shown who it is, and has a place reserved.
+func (d *door) recognised(t *limits.Ticket) bool {
+	if d.closed {
+		return false
+	}
+	d.ticket.Leave(d.w.loop.Now())
+	d.ticket = t
+	d.end()
+	d.w.admitLate(d.conn, d.in.Remote(), t, d.heard)
+	return true
+}
+
+// EOF implements eventloop.Handler. A client that has hung up gives up its place in the queue. It is told why, as it may
+// have closed its sending side alone.
+func (d *door) EOF() {
+	d.w.srv.gate.CountRefusal()
+	d.leave()
+	_, _ = d.conn.Write(replyFull)
+	d.conn.Close()
+}
+
+// HungUp implements eventloop.Handler.
+func (d *door) HungUp() {
+	d.w.srv.gate.CountRefusal()
+	d.leave()
+	d.conn.Close()
+}
+
+// Writable implements eventloop.Handler.
+func (d *door) Writable() {}
+
+// Failed implements eventloop.Handler.
+func (d *door) Failed(error) {
+	d.w.srv.gate.CountRefusal()
+	d.leave()
+}
+
+// peek looks at what a client says before it is let in, where places are reserved for some: AUTH, HELLO and CLIENT
+// SETNAME tell who it is. A password is checked by the upstream, as always. Nothing is consumed: the session reads it all
+// again.
+type peek struct {
+	reader   resp.Reader
+	checking bool
+	checked  int // how far the input has been looked at
+	idle     bool
+}
+
+// at looks on. Recognised gets the ticket of a client for whom there is a place, and reports whether it takes it.
+// Otherwise is called if it turns out, after the upstream has been asked, that there is none.
+func (p *peek) at(w *worker, heard []byte, c *caller, recognised func(*limits.Ticket) bool, otherwise func()) {
+	if p.checking || p.idle || !w.srv.gate.Reserves() {
+		return
+	}
+	ids := c.ids
+	for {
+		n, err := p.reader.Next(heard[p.checked:])
+		if err != nil || n == 0 {
+			p.reader.Reset()
+			return
+		}
+		claim, ok := claimOf(&p.reader)
+		if !ok {
+			p.idle = true // from here on it is no introduction
+			return
+		}
+		p.checked += n
+		if claim.name != nil {
+			c.ids[limits.ByName] = *claim.name
+		}
+		if claim.auth != nil {
+			p.check(w, claim, c, func() {
+				if !p.enter(w, c, recognised) {
+					otherwise()
+				}
+			})
+			return
+		}
+		if c.ids != ids && p.enter(w, c, recognised) {
+			return
+		}
+	}
+}
+
+// check has the upstream check credentials, and then goes on.
+func (p *peek) check(w *worker, claim claim, c *caller, then func()) {
+	p.checking = w.control.Check(claim.auth, func(reply []byte, err error) {
+		w.loop.Post(func() {
+			p.checking = false
+			if err == nil && !isErrorReply(reply) {
+				c.ids[limits.ByUser] = claim.user
+			}
+			then()
+		})
+	})
+}
+
+// enter lets the client in if it has a place.
+func (p *peek) enter(w *worker, c *caller, recognised func(*limits.Ticket) bool) bool {
+	h := &lateHolder{}
+	t := w.srv.gate.Admit(&c.ids, h, w.loop.Now())
+	if t.State() == limits.Admitted && recognised(t) {
+		p.idle = true
+		return true
+	}
+	t.Leave(w.loop.Now())
+	return false
+}
+
+// lateHolder holds a ticket that is given back at once if it is not admitted.
+type lateHolder struct{}
+
+func (*lateHolder) Decided(*limits.Ticket) {}
+
+// claim is what a command says of its client.
+type claim struct {
+	auth []byte // AUTH, or HELLO with AUTH, to be checked; or nil
+	user string
+	name *string
+}
+
+// claimOf reports whether a command belongs to a client's introduction, and what it says.
+func claimOf(r *resp.Reader) (c claim, ok bool) {
+	switch {
+	case r.Len() == 0:
+		return c, true
+	case isWord(r.Arg(0), "AUTH") && (r.Len() == 2 || r.Len() == 3):
+		c.auth, c.user = bytes.Clone(r.Bytes()), "default"
+		if r.Len() == 3 {
+			c.user = string(r.Arg(1))
+		}
+		return c, true
+	case isWord(r.Arg(0), "HELLO"):
+		h, ok := parseHello(command{Reader: r})
+		if h.auth {
+			c.auth, c.user = bytes.Clone(r.Bytes()), h.user
+		}
+		c.name = h.name
+		return c, ok
+	case isWord(r.Arg(0), "CLIENT") && r.Len() == 3 && isWord(r.Arg(1), "SETNAME"):
+		name := string(r.Arg(2))
+		c.name = &name
+		return c, validName(r.Arg(2))
+	case isWord(r.Arg(0), "CLIENT") && r.Len() > 1 && (isWord(r.Arg(1), "SETINFO") || isWord(r.Arg(1), "MAINT_NOTIFICATIONS")):
+		return c, true
+	case isWord(r.Arg(0), "SELECT"), isWord(r.Arg(0), "PING"):
+		return c, true
+	}
+	return c, false
+}
