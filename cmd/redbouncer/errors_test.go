@@ -15,6 +15,7 @@ var bad = []struct {
 	{"protected-mode", "want yes or no", []string{"maybe", "1"}},
 	{"allow-dangerous", "want", []string{"get", "config|set", ",", "debug,none", "nosuch", "cluster|nosuch"}},
 	{"deny-commands", "want", []string{"a b", "config|", "|", "get|x", "a|b|c", "*", "keys,none", "exec"}},
+	{"limit", "want", []string{"addr", "colour red maxclients 1", "total maxclients 3", "addr each maxclients 0", "addr each maxclients 1;addr each maxclients 2"}},
 	{"maxclients", "want", []string{"0", "-1", "many", "1e4", "10k", "99999999"}},
 	{"proto-max-bulk-len", "want", []string{"0", "-1", "1tb", "big", "4gb"}},
 	{"client-query-buffer-limit", "want", []string{"0", "1.5gb", "unlimited"}},

@@ -20,7 +20,7 @@ type settings struct {
 
 	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
-	Limit                   value[rules]        `name:"limit" default:"none" placeholder:"RULE" group:"clients" help:"Bound the clients of an address, user, name or the like. Repeatable."`
+	Limit                   value[rules]        `name:"limit" default:"none" placeholder:"RULE" group:"clients" help:"Bound the clients of an address, a user or the like."`
 	ProtectedMode           value[yesNo]        `name:"protected-mode" default:"${protected_mode}" placeholder:"YES|NO" group:"clients" help:"Refuse other hosts while the URL holds credentials."`
 	AllowDangerous          value[names]        `name:"allow-dangerous" default:"none" placeholder:"NAME" group:"clients" help:"Let debug, module|load or the like through; or all. Repeatable."`
 	DenyCommands            value[names]        `name:"deny-commands" default:"none" placeholder:"NAME" group:"clients" help:"Refuse keys, config|set or the like. Repeatable."`

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/proxy"
 )
@@ -21,6 +22,9 @@ var samples = []struct {
 }{
 	{"listen", "[::1]:7000,unix:/run/r.sock", func(c *proxy.Config) { c.Listen = []string{"[::1]:7000", "unix:/run/r.sock"} }},
 	{"maxclients", "20000", func(c *proxy.Config) { c.MaxClients = 20000 }},
+	{"limit", "addr each maxclients 7;total overflow queue", func(c *proxy.Config) {
+		c.Limits = []limits.Rule{{Kind: limits.ByAddr, Each: true, MaxClients: 7}, {Total: true, Overflow: limits.Queue}}
+	}},
 	{"protected-mode", "no", func(c *proxy.Config) { c.ProtectedMode = "no" }},
 	{"allow-dangerous", "debug,Module|Load", func(c *proxy.Config) { c.AllowDangerous = []string{"debug", "Module|Load"} }},
 	{"deny-commands", "keys,config|set", func(c *proxy.Config) { c.DenyCommands = []string{"keys", "config|set"} }},

@@ -137,7 +137,7 @@ func (r *rules) UnmarshalText(text []byte) error {
 		}
 		for i := range *r {
 			if (*r)[i].Head() == rule.Head() {
-				return fmt.Errorf("%s has two rules", rule.Head())
+				return fmt.Errorf("%s has two rules; want one", rule.Head())
 			}
 		}
 		*r = append(*r, rule)
