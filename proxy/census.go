@@ -150,7 +150,8 @@ const errIdleTransaction = "-ERR closed: idle in a transaction for longer than t
 // with keeps an upstream connection from all others.
 func (w *worker) closeIdle() {
 	all, ofTransaction := time.Duration(w.srv.timeout.Load()), w.cfg.TransactionTimeout
-	if all == 0 && ofTransaction == 0 && !w.srv.gate.BoundsIdle() {
+	ofHandshake := w.cfg.HandshakeTimeout
+	if all == 0 && ofTransaction == 0 && ofHandshake == 0 && !w.srv.gate.BoundsIdle() {
 		return
 	}
 	now := w.clock()
@@ -165,6 +166,10 @@ func (w *worker) closeIdle() {
 			w.log.Warn("client closed: idle in a transaction for longer than transaction-timeout", "client", s.remote,
 				"idle", idle.Truncate(time.Second).String())
 			s.condemn([]byte(errIdleTransaction))
+		case ofHandshake > 0 && s.commands == 0 && now-s.created > ofHandshake:
+			w.log.Warn("client closed: it has sent no command within handshake-timeout", "client", s.remote,
+				"source", s.ticket.Identities().Source())
+			s.close()
 		case timeout > 0 && idle > timeout && s.condition()&(isBlocked|isSubscribed) == 0:
 			w.log.Debug("client closed: idle for longer than timeout", "client", s.remote,
 				"idle", idle.Truncate(time.Second).String())

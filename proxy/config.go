@@ -45,6 +45,9 @@ type Config struct {
 	// Timeout is how long a client may be idle before it is closed. One that waits for the upstream, for others
 	// (blocked, subscribed) or in a queue is not idle. Zero means for ever, which is the default, as in Redis.
 	Timeout time.Duration
+	// HandshakeTimeout is how long a client may be connected before it has sent its first command. Zero means for ever,
+	// which is the default.
+	HandshakeTimeout time.Duration
 	// TransactionTimeout is how long a client may send nothing while it keeps an upstream connection for a
 	// transaction (MULTI or WATCH) that it has begun. Zero means for ever. The settings' default is 60 s.
 	TransactionTimeout time.Duration
@@ -72,6 +75,9 @@ type Config struct {
 	// ClientOutputBufferLimit bounds what one client has not read yet, by the client's class. A client above it is
 	// closed. Default: DefaultClientOutputBufferLimit.
 	ClientOutputBufferLimit OutputLimits
+	// MaxMemoryClients bounds what all clients together have in buffers, in bytes. Above it, those with the most are
+	// closed, but for those that have sent CLIENT NO-EVICT ON. Zero is no bound, which is the default, as in Redis.
+	MaxMemoryClients int64
 	// Resubscribe keeps subscribers when the connection that carries their subscriptions breaks, and subscribes again.
 	// Messages of the time between are lost, and nobody is told. Default: their connections are closed, as Redis's
 	// would be.
@@ -188,6 +194,7 @@ func (c Config) Validate() error {
 		{"tcp-backlog", int64(c.TCPBacklog), 0, 1 << 16},
 		{"proto-max-bulk-len", c.ProtoMaxBulkLen, 0, 1 << 31},
 		{"client-query-buffer-limit", c.ClientQueryBufferLimit, 0, 1 << 31},
+		{"maxmemory-clients", c.MaxMemoryClients, 0, 1 << 50},
 	} {
 		if n.value < n.min || n.value > n.max {
 			return &ConfigError{n.setting, fmt.Sprint(n.value), fmt.Sprintf("want 1 to %d", n.max)}
@@ -201,6 +208,7 @@ func (c Config) Validate() error {
 		{"upstream-timeout", c.UpstreamTimeout},
 		{"shutdown-timeout", c.ShutdownTimeout},
 		{"transaction-timeout", c.TransactionTimeout},
+		{"handshake-timeout", c.HandshakeTimeout},
 	} {
 		if d.value < 0 || d.value > 24*time.Hour {
 			return &ConfigError{d.setting, d.value.String(), "want a duration from 0s to 24h"}

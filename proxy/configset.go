@@ -8,15 +8,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
-// Three parameters of CONFIG are the proxy's own: they speak of clients, and the clients are here. All others are the
+// Some parameters of CONFIG are the proxy's own: they speak of clients, and the clients are here. All others are the
 // upstream's.
 
 // parameter is one of them.
 type parameter struct {
 	name     string
+	memory   bool // it is a number of bytes, and may have a unit
 	min, max int64
 	get      func(*Server) int64
 	// ready checks whether the value can be had, and prepares it; nil: it always can.
@@ -26,19 +28,19 @@ type parameter struct {
 
 var parameters = []parameter{
 	{
-		"maxclients", 1, math.MaxUint32,
+		"maxclients", false, 1, math.MaxUint32,
 		func(s *Server) int64 { return int64(s.gate.Stats().Max) },
 		func(s *Server, n int64) error { return s.roomFor(int(n)) },
 		func(s *Server, n int64) { s.gate.SetMax(int(n), time.Now()) },
 	},
 	{
-		"timeout", 0, math.MaxInt32,
+		"timeout", false, 0, math.MaxInt32,
 		func(s *Server) int64 { return wholeSeconds(s.timeout.Load()) },
 		nil,
 		func(s *Server, n int64) { s.timeout.Store(n * int64(time.Second)) },
 	},
 	{
-		"tcp-keepalive", 0, math.MaxInt32,
+		"tcp-keepalive", false, 0, math.MaxInt32,
 		func(s *Server) int64 { return wholeSeconds(s.keepAlive.Load()) },
 		nil,
 		func(s *Server, n int64) {
@@ -48,6 +50,30 @@ var parameters = []parameter{
 			s.keepAlive.Store(n * int64(time.Second))
 		},
 	},
+	{
+		"maxmemory-clients", true, 0, math.MaxInt64,
+		func(s *Server) int64 { return s.maxMemory.Load() },
+		nil,
+		func(s *Server, n int64) { s.maxMemory.Store(n) },
+	},
+}
+
+// parse reads a value, or says what is wrong with it, in Redis's words.
+func (p *parameter) parse(value string) (n int64, wrong string) {
+	if p.memory {
+		if n, ok := limits.ParseSize(value); ok || value == "0" {
+			return n, ""
+		}
+		return 0, "argument must be a memory value" // a share of what Redis may have means nothing here
+	}
+	n, ok := resp.ParseInt([]byte(value))
+	switch {
+	case !ok:
+		return 0, "argument couldn't be parsed into an integer"
+	case n < p.min || n > p.max:
+		return 0, fmt.Sprintf("argument must be between %d and %d inclusive", p.min, p.max)
+	}
+	return n, ""
 }
 
 // wholeSeconds rounds a duration up, so that what is on does not look off.
@@ -165,12 +191,9 @@ func (ch *configChange) check(s *Server) (numbers []int64, refusal []byte) {
 		seen[p] = true
 	}
 	for i, p := range ch.ours {
-		n, ok := resp.ParseInt([]byte(ch.values[i]))
-		switch {
-		case !ok:
-			return nil, fail(p, "argument couldn't be parsed into an integer")
-		case n < p.min || n > p.max:
-			return nil, fail(p, fmt.Sprintf("argument must be between %d and %d inclusive", p.min, p.max))
+		n, wrong := p.parse(ch.values[i])
+		if wrong != "" {
+			return nil, fail(p, wrong)
 		}
 		if p.ready != nil {
 			if err := p.ready(s, n); err != nil {
@@ -194,4 +217,4 @@ func (ch *configChange) apply(s *Server, numbers []int64) {
 
 // refusedInTransaction is what a CONFIG SET of the proxy's own is told between MULTI and EXEC: the proxy cannot know
 // whether the transaction will be carried out, so that this one is not.
-const refusedInTransaction = "-ERR CONFIG SET of maxclients, timeout and tcp-keepalive is not possible in a transaction\r\n"
+const refusedInTransaction = "-ERR CONFIG SET of maxclients, timeout, tcp-keepalive and maxmemory-clients is not possible in a transaction\r\n"

@@ -112,7 +112,7 @@ func TestConfigSetRefusesWhatRedisRefusesAndThenSetsNothing(t *testing.T) {
 		a> MULTI
 		a< +OK
 		a> CONFIG SET maxclients 5
-		a~ ^-ERR CONFIG SET of maxclients, timeout and tcp-keepalive is not possible in a transaction
+		a~ ^-ERR CONFIG SET of maxclients, timeout, tcp-keepalive and maxmemory-clients is not possible in a transaction
 		a> EXEC
 		a~ ^-EXECABORT
 		a+ MULTI

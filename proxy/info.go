@@ -60,6 +60,7 @@ func (s *Server) infoFields() map[string]uint64 {
 		"pubsub_clients":             count(s.gauges.subscribed.Load()),
 		"tracking_clients":           count(s.gauges.tracking.Load()),
 		"watching_clients":           count(s.gauges.watching.Load()),
+		"evicted_clients":            s.counters.evicted.Load(),
 		"total_connections_received": gate.Total,
 		"rejected_connections":       gate.Refused,
 	}
@@ -95,6 +96,8 @@ func (s *Server) proxySection(replaced map[string]string) string {
 	field("pins", pins)
 	field("control_connections", control)
 	field("waiting", waiting)
+	field("clients_waiting", s.gate.Stats().Waiting)
+	field("client_buffers_bytes", s.clientMemory.Load())
 	field("pool_timeouts", s.counters.poolTimeouts.Load())
 	field("clients_lost", s.counters.lost.Load())
 	field("upstream_connections_lost", lost)

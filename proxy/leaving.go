@@ -141,6 +141,7 @@ func (s *session) release() {
 	s.ctx.Leave()
 	s.dropMoving()
 	s.in, s.partial, s.out = nil, nil, outbox{}
+	s.weigh()
 	s.recount()
 	s.w.remove(s)
 }

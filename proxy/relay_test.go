@@ -70,7 +70,7 @@ func TestWhatIsInFlightIsAnsweredBeforeAClientIsRelayed(t *testing.T) {
 	c.Write("MULTI\r\n")
 	isTold(t, c, "+OK\r\n")
 	c.Write("CONFIG SET maxclients 5\r\nSUBSCRIBE ch\r\n")
-	isTold(t, c, "-ERR CONFIG SET of maxclients, timeout and tcp-keepalive is not possible in a transaction\r\n")
+	isTold(t, c, "-ERR CONFIG SET of maxclients, timeout, tcp-keepalive and maxmemory-clients is not possible in a transaction\r\n")
 	isTold(t, c, "+QUEUED\r\n")
 }
 

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +44,11 @@ type Server struct {
 	gauges    gauges
 	timeout   atomic.Int64                     // Config.Timeout, as CONFIG SET has it
 	keepAlive atomic.Int64                     // Config.TCPKeepAlive, as CONFIG SET has it
+	maxMemory atomic.Int64                     // Config.MaxMemoryClients, as CONFIG SET has it
 	forgotten atomic.Pointer[limits.GateStats] // what CONFIG RESETSTAT has taken from the gate's counters; or nil
+
+	clientMemory atomic.Int64 // what all sessions have in buffers, in bytes
+	easing       atomic.Bool  // it is being made less
 
 	posting sync.Mutex // held while something is posted to all loops
 
@@ -81,6 +84,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.timeout.Store(int64(cfg.Timeout))
 	s.keepAlive.Store(int64(cfg.TCPKeepAlive))
+	s.maxMemory.Store(cfg.MaxMemoryClients)
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
 	s.control = multiplex.NewControl(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
@@ -319,31 +323,6 @@ func (s *Server) attendOnce() {
 	}
 }
 
-// evict closes clients that are idle so that others may come. It runs on the first worker's loop.
-func (s *Server) evict(e *limits.Eviction) {
-	w := s.workers[0]
-	gather(w, func(x *session, all []limits.Candidate) []limits.Candidate {
-		return append(all, limits.Candidate{Ticket: x.ticket, Idle: x.w.clock() - x.active, Evictable: x.evictable()})
-	}, func(a, b limits.Candidate) int { return cmp.Compare(b.Idle, a.Idle) }, func(all []limits.Candidate) {
-		chosen := map[*limits.Ticket]bool{}
-		for _, c := range e.Choose(all) {
-			chosen[c.Ticket] = true
-		}
-		gather(w, func(x *session, closed []int64) []int64 {
-			if !chosen[x.ticket] || !x.evictable() {
-				return closed
-			}
-			x.w.log.Info("client closed: idle, to make room for another", "client", x.remote,
-				"source", x.ticket.Identities().Source(), "idle", (x.w.clock() - x.active).String())
-			x.close()
-			return append(closed, x.id)
-		}, cmp.Compare[int64], func(closed []int64) {
-			s.counters.evicted.Add(uint64(len(closed)))
-			e.Done(len(closed), time.Now())
-		})
-	})
-}
-
 // reportRefusals tells the log, at the end of an interval, how many refusals it was not told of.
 func (s *Server) reportRefusals() {
 	w := s.workers[0]
@@ -403,8 +382,11 @@ type Stats struct {
 	IdlePins     int    // upstream connections kept for lending
 	InFlight     int    // commands sent upstream whose replies are not complete
 	Waiting      int    // sessions and connections that wait for something
+	Queued       int    // clients that wait in the queue of a rule
+	ClientMemory int64  // what clients have in buffers, in bytes
 	Admitted     uint64 // clients let in since the start
 	Refused      uint64 // clients refused since the start
+	Evicted      uint64 // clients closed to make room for others, or because all had too much in buffers
 	PoolTimeouts uint64 // commands refused because no upstream connection came free in time
 	Lost         uint64 // clients closed because their upstream connection broke
 	LostUpstream uint64 // upstream connections that broke
@@ -414,7 +396,7 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	g := s.gate.Stats()
 	st := Stats{
-		Clients: g.Open, MaxClients: g.Max, Admitted: g.Total, Refused: g.Refused,
+		Clients: g.Open, MaxClients: g.Max, Queued: g.Waiting, ClientMemory: s.clientMemory.Load(), Evicted: s.counters.evicted.Load(), Admitted: g.Total, Refused: g.Refused,
 		PoolSize:     s.budget.Size(),
 		PoolTimeouts: s.counters.poolTimeouts.Load(), Lost: s.counters.lost.Load(),
 	}

@@ -90,6 +90,7 @@ type session struct {
 	stuck   time.Duration // since when the input waits for the upstream; zero: it does not
 	out     outbox
 
+	weight        int // of its buffers, as the server's clientMemory has it
 	inFlight      int
 	inFlightBytes int
 	ticket        *limits.Ticket
@@ -194,6 +195,7 @@ func (s *session) mostInFlight() int {
 
 // bound stops reading a client that waits, and closes one that has sent more than it may.
 func (s *session) bound() {
+	s.weigh()
 	switch {
 	case int64(len(s.in)) > s.queryLimit():
 		s.w.log.Warn("client closed: it exceeds client-query-buffer-limit", "client", s.remote, "bytes", len(s.in))
@@ -307,6 +309,7 @@ func (s *session) Writable() {
 		s.close()
 		return
 	}
+	s.weigh()
 	s.settle()
 }
 
@@ -409,6 +412,7 @@ func (s *session) write(b []byte) {
 // boundOutput closes a client that has left too much unread, by the limits of its class. One that is above the soft
 // limit is looked at again, as nothing more may come for it.
 func (s *session) boundOutput() {
+	s.weigh()
 	all, class, size := &s.w.cfg.ClientOutputBufferLimit, "normal", int64(s.out.size)
 	limit := all.Normal
 	if s.subs != nil && s.isSubscribed() {

@@ -25,6 +25,8 @@ func Example_check() {
 	// resubscribe: no # default
 	// tcp-keepalive: 300s # default
 	// tcp-backlog: 511 # default
+	// maxmemory-clients: 0 # default
+	// handshake-timeout: 0s # default
 	// timeout: 0s # default
 	// transaction-timeout: 60s # default
 	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream

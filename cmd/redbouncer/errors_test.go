@@ -21,6 +21,8 @@ var bad = []struct {
 	{"client-query-buffer-limit", "want", []string{"0", "1.5gb", "unlimited"}},
 	{"resubscribe", "want yes or no", []string{"maybe", "2"}},
 	{"client-output-buffer-limit", "want", []string{"0", "1gb", "normal 0 0", "slave 0 0 0", "pubsub 1 x 3"}},
+	{"maxmemory-clients", "want", []string{"-1", "5%", "1tb"}},
+	{"handshake-timeout", "want", []string{"-1", "25h"}},
 	{"timeout", "want", []string{"-1", "never", "2147483648"}},
 	{"transaction-timeout", "want", []string{"-1", "25h"}},
 	{"tcp-keepalive", "want", []string{"-1", "soon", "5 minutes"}},

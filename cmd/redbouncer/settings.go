@@ -30,6 +30,8 @@ type settings struct {
 	Resubscribe             value[yesNo]        `name:"resubscribe" default:"no" placeholder:"YES|NO" group:"clients" help:"Keep subscribers when the upstream connection breaks."`
 	TCPKeepAlive            value[seconds]      `name:"tcp-keepalive" default:"${tcp_keepalive}" placeholder:"TIME" group:"clients" help:"Probe a client that has been idle for so long. 0 is never."`
 	TCPBacklog              value[count]        `name:"tcp-backlog" default:"${tcp_backlog}" placeholder:"N" group:"clients" help:"Length of the queue of connections to accept."`
+	MaxMemoryClients        value[sizeOrZero]   `name:"maxmemory-clients" default:"0" placeholder:"SIZE" group:"clients" help:"Bytes in the buffers of all clients. 0 is no bound."`
+	HandshakeTimeout        value[seconds]      `name:"handshake-timeout" default:"${handshake_timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has sent no command. 0 is never."`
 	Timeout                 value[seconds]      `name:"timeout" default:"${timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has been idle for so long. 0 is never."`
 	TransactionTimeout      value[seconds]      `name:"transaction-timeout" default:"${transaction_timeout}" placeholder:"TIME" group:"clients" help:"Close a client silent for so long in a transaction. 0 is never."`
 
@@ -56,6 +58,7 @@ func defaults() kong.Vars {
 	}
 	for name, d := range map[string]time.Duration{
 		"timeout":             0,
+		"handshake_timeout":   0,
 		"transaction_timeout": proxy.DefaultTransactionTimeout,
 		"tcp_keepalive":       proxy.DefaultTCPKeepAlive,
 		"pool_timeout":        proxy.DefaultPoolTimeout,
@@ -98,6 +101,8 @@ func (s *settings) config() proxy.Config {
 		TCPKeepAlive:       keepAlive,
 		Timeout:            time.Duration(s.Timeout.is),
 		TransactionTimeout: time.Duration(s.TransactionTimeout.is),
+		HandshakeTimeout:   time.Duration(s.HandshakeTimeout.is),
+		MaxMemoryClients:   int64(s.MaxMemoryClients.is),
 		TCPBacklog:         int(s.TCPBacklog.is),
 
 		PoolTimeout:     time.Duration(s.PoolTimeout.is),

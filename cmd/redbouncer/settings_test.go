@@ -35,6 +35,8 @@ var samples = []struct {
 			Normal: proxy.OutputLimit{Hard: 1 << 20}, PubSub: proxy.OutputLimit{Soft: 64 << 10, SoftTime: 5 * time.Second},
 		}
 	}},
+	{"maxmemory-clients", "64mb", func(c *proxy.Config) { c.MaxMemoryClients = 64 << 20 }},
+	{"handshake-timeout", "30", func(c *proxy.Config) { c.HandshakeTimeout = 30 * time.Second }},
 	{"resubscribe", "yes", func(c *proxy.Config) { c.Resubscribe = true }},
 	{"timeout", "300", func(c *proxy.Config) { c.Timeout = 5 * time.Minute }},
 	{"transaction-timeout", "1m30s", func(c *proxy.Config) { c.TransactionTimeout = 90 * time.Second }},

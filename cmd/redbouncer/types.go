@@ -40,6 +40,23 @@ func (s *size) UnmarshalText(text []byte) error {
 
 func (s size) String() string { return limits.FormatSize(int64(s)) }
 
+// sizeOrZero is a size, of which zero is no bound.
+type sizeOrZero int64
+
+func (s *sizeOrZero) UnmarshalText(text []byte) error {
+	if !readLimit(string(text), (*int64)(s)) {
+		return errors.New("want a size such as 512mb, 1gb or a number of bytes, or 0")
+	}
+	return nil
+}
+
+func (s sizeOrZero) String() string {
+	if s == 0 {
+		return "0"
+	}
+	return size(s).String()
+}
+
 // seconds is a time span: a bare number counts seconds, as in Redis; anything else is a Go duration.
 type seconds time.Duration
 
