@@ -15,8 +15,9 @@
 //   - It has not closed the connection yet. One that lives for a millisecond is found most of the time, but not
 //     always, and the first of a process hardly ever.
 //
-// Whoever is not found has no process: nothing is guessed. Only Linux has all of this. On macOS a process is known on
-// unix sockets alone, elsewhere never.
+// Where a process has handed its connection down to children, any of them may be named. Whoever is not found has no
+// process: nothing is made up. Only Linux has all of this. On macOS a process is known on unix sockets alone, elsewhere
+// never.
 //
 // The package imports nothing of the project.
 package peer
