@@ -4,9 +4,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 )
 
 // Whose socket it is at the other end.
@@ -53,6 +59,46 @@ func TestAClientOnThisHostHasAProcess(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestAClientOnAUnixSocketHasAProcess(t *testing.T) {
+	t.Chdir(t.TempDir())
+	_, accepted := listen(t, "unix", "s")
+	path, err := filepath.Abs("s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := start(t, "unix "+path+" 1")
+	nc := <-accepted
+	defer func() { _ = nc.Close() }()
+	p, ok := ByPID(eventloop.Accepted(nc).PeerPID())
+	if !ok || p.PID != cmd.Process.Pid || p.Executable != selfName(t) || p.Command != selfName(t) {
+		t.Errorf("%+v, %t", p, ok)
+	}
+}
+
+func TestAScriptIsNamedBesideItsInterpreter(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Chdir(t.TempDir())
+	ln, accepted := listen(t, "tcp", "127.0.0.1:0")
+	const script = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); s.recv(1)\n"
+	if err := os.WriteFile("leak.py", []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(python, "-u", "leak.py", strconv.Itoa(ln.Addr().(*net.TCPAddr).Port), "s3cret")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	nc := <-accepted
+	a := get(t, running(t).lookup(t, nc))
+	_ = nc.Close()
+	_ = cmd.Wait()
+	if !a.ok || !strings.HasPrefix(a.Executable, "python") || !strings.HasSuffix(a.Command, " leak.py") {
+		t.Errorf("%+v", a)
 	}
 }
 
