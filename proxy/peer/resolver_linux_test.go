@@ -116,13 +116,11 @@ func TestAConnectionOfOurOwnIsOurs(t *testing.T) {
 }
 
 func TestWhoHasHungUpIsNobody(t *testing.T) {
-	for _, tables := range []bool{false, true} {
-		r := NewResolver()
-		if tables {
-			withoutDiag(r)
-		}
+	asks, reads := NewResolver(), NewResolver()
+	withoutDiag(reads)
+	for _, r := range []*Resolver{asks, reads} {
 		go r.Run()
-		defer r.Stop()
+		t.Cleanup(r.Stop)
 		ln, accepted := listen(t, "tcp", "127.0.0.1:0")
 		nc, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
@@ -133,6 +131,7 @@ func TestWhoHasHungUpIsNobody(t *testing.T) {
 		if a := get(t, r.lookup(t, ours)); a.ok {
 			t.Errorf("%+v", a)
 		}
+		_ = ours.Close()
 	}
 }
 
@@ -174,18 +173,17 @@ func TestLookupsBeyondTheBoundAreRefusedAndLaterOnesAreNot(t *testing.T) {
 }
 
 func TestNobodyIsLookedUpAfterTheEnd(t *testing.T) {
-	for _, runs := range []bool{true, false} {
-		r := NewResolver()
-		if runs {
-			go r.Run()
-		}
+	ran, idle := NewResolver(), NewResolver()
+	go ran.Run()
+	a := netip.MustParseAddrPort("127.0.0.1:1")
+	for _, r := range []*Resolver{ran, idle} {
 		r.Stop()
 		r.Stop()
-		a := netip.MustParseAddrPort("127.0.0.1:1")
 		if r.Lookup(a, a, nil) {
 			t.Error("somebody is")
 		}
 	}
+	idle.Run() // returns
 }
 
 func TestANumberThatHasBeenGivenToAnotherProcessIsNotTakenForTheFirst(t *testing.T) {

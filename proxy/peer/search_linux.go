@@ -197,14 +197,10 @@ func (r *Resolver) remember(pid int) *owner {
 	start, ok := startOf(pid)
 	i := slices.IndexFunc(r.recent, func(o *owner) bool { return o.PID == pid })
 	var o *owner
-	switch {
-	case ok && i >= 0 && r.recent[i].start == start:
+	if ok && i >= 0 && r.recent[i].start == start {
 		o = r.recent[i]
-	case ok:
-		p, seen := ByPID(pid)
-		if ok = seen; seen {
-			o = &owner{Process: p, start: start}
-		}
+	} else if p, seen := ByPID(pid); ok && seen {
+		o = &owner{Process: p, start: start}
 	}
 	if i >= 0 {
 		r.recent = slices.Delete(r.recent, i, i+1)
