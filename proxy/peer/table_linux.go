@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// Where the kernel answers no questions it still prints its table of connections. Reading that takes some 1 us for
+// Where the kernel answers no questions it still prints its table of connections. Reading that takes some 2 us for
 // each, so it is read for all lookups at once.
 
 // readTables returns the inodes of those sockets that are wanted.
