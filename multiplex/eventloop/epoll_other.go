@@ -4,6 +4,7 @@ package eventloop
 
 import (
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -24,6 +25,8 @@ func (c *Conn) writeFD([]byte) (int, error)                { return 0, errClosed
 func (c *Conn) closeWriteFD()                              {}
 func (c *Conn) closeFD()                                   {}
 func (c *Conn) localAddrFD() string                        { return "" }
+
+func (Incoming) addrsFD() (local, remote netip.AddrPort) { return local, remote }
 
 func takeFD(net.Conn) (int, bool) { return 0, false }
 
