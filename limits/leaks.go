@@ -113,19 +113,16 @@ func (c leakCase) growsOver(n int) bool {
 		return false
 	}
 	third := n / 3
-	open, quiet := [4]int{}, [4]int{}
+	open := [4]int{}
 	for i, ago := range [4]int{n, n - third, third, 0} {
-		open[i], quiet[i] = int(c.level(ago).open), int(c.level(ago).quiet)
+		open[i] = int(c.level(ago).open)
 	}
-	if !rises(open, c.rules.Growing.Clients) || !rises(quiet, c.rules.Growing.Clients) {
-		return false
+	rise, unused := open[3]-open[0], int(c.level(0).quiet-c.level(n).quiet)
+	if !rises(open, c.rules.Growing.Clients) || unused < c.rules.Growing.Clients || 2*unused < rise {
+		return false // or most of what came is used
 	}
-	rise := open[3] - open[0]
-	if 2*(quiet[3]-quiet[0]) < rise {
-		return false // most of what came is used
-	}
-	// Where connections come and go by chance, their number strays by the root of how many did. With the default of 12, the
-	// rise is three and a half times that; and where none has gone, this asks for no more than the rule does.
+	// Where connections come and go by chance, their number strays by the root of how many did. With the default of 15, the
+	// rise is four times that; and where none has gone, this asks for no more than the rule does.
 	if f := c.flow(c.clock, n); rise*rise < c.rules.Growing.Clients*int(f.opens+f.closes) {
 		return false
 	}

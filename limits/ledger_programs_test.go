@@ -237,6 +237,16 @@ var leakerKinds = []leakerKind{
 			}
 		}
 	}},
+	{"leak-in-a-busy-program", limits.Growing, func(s *simulation, rate float64) func(*pooled) {
+		return func(p *pooled) {
+			p.fill(max(len(p.conns), 40))
+			p.atOnce(10+s.rnd.IntN(30), time.Duration(s.rnd.IntN(900))*time.Millisecond)
+			for range s.chance(rate) {
+				p.fill(len(p.conns) + 1)
+				s.command(p.conns[len(p.conns)-1], "watch", time.Millisecond)
+			}
+		}
+	}},
 	{"pool-of-60", limits.PoolTooLarge, poolOf60},
 	{"forgotten-subscribers", limits.Growing, func(s *simulation, rate float64) func(*pooled) {
 		return func(p *pooled) {

@@ -233,10 +233,9 @@ func (s *simulation) command(c *simulated, what string, takes time.Duration) {
 	c.commands, c.what, c.last, c.until = c.commands+1, what, at, at.Add(takes)
 }
 
-// chance is how often something happens in a second, if it does so that often on average.
-func (s *simulation) chance(rate float64) int {
-	n := int(rate)
-	if s.rnd.Float64() < rate-float64(n) {
+// chance is how often something happens in a second by chance, if it does so that often on average (Poisson's numbers).
+func (s *simulation) chance(rate float64) (n int) {
+	for left := s.rnd.ExpFloat64(); left < rate; left += s.rnd.ExpFloat64() {
 		n++
 	}
 	return n

@@ -59,8 +59,8 @@ type ChurnRule struct {
 type GrowingRule struct {
 	Off bool
 	// Clients is by how many they have become more, in all and counting only those not used for 10 s; if some are closed
-	// as well it takes more, so that chance is not taken for a leak. Default 12: together with Over, one leak in three
-	// seconds. The last two minutes are looked at as well, for one in nine seconds.
+	// as well it takes more, so that chance is not taken for a leak. Default 15: together with Over, one leak in two
+	// seconds. The last two minutes are looked at as well, for one in seven seconds.
 	Clients int
 	// Over is how long it takes. They become more in each third of that time, so that a burst is not taken for a leak.
 	// Default 30 s, from 15 s to 110 s.
@@ -138,7 +138,7 @@ func (r *SuspectRules) rows() []ruleRow {
 			spanWord("age", &r.Churn.Age, anyTime, 30*time.Second),
 		}},
 		{string(Growing), &r.Growing.Off, []ruleWord{
-			numberWord("clients", &r.Growing.Clients, maxMany, 12),
+			numberWord("clients", &r.Growing.Clients, maxMany, 15),
 			spanWord("over", &r.Growing.Over, over, 30*time.Second),
 		}},
 		{string(PoolTooLarge), &r.PoolTooLarge.Off, []ruleWord{
