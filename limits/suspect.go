@@ -32,8 +32,8 @@ const (
 )
 
 const (
-	namedAfter   = 2 // windows that a rule holds in a row
-	clearedAfter = 6 // windows that it does not: what comes and goes is told once
+	namedAfter   = 2  // windows that a rule holds in a row
+	clearedAfter = 12 // windows that it does not: longer than it takes to name another rule, and what comes and goes is told once
 )
 
 // trial is what is being held against a source.
