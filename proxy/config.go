@@ -5,11 +5,13 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
 // Config is everything a Server needs to know. Every field has the name of its setting; where Redis has a
@@ -26,6 +28,13 @@ type Config struct {
 	MaxClients int
 	// Limits are the rules that bound what clients of one identity may have; see limits.Rule. None by default.
 	Limits []limits.Rule
+	// Suspects are the thresholds of the leak rules. Zero fields stand for their defaults.
+	Suspects limits.SuspectRules
+	// AcceptProxy names those of Listen on which each connection begins with a PROXY protocol header, version 1 or 2, which
+	// tells the client's address. None by default.
+	AcceptProxy []string
+	// TrustedProxies are the addresses that such a header is taken from; other connections to these listeners are closed.
+	TrustedProxies peer.Trusted
 	// AllowDangerous lists commands that are refused otherwise, because they end or rebuild the upstream or freeze it
 	// for everybody: names as in ACL rules ("debug", "module|load"), a command for all its subcommands, or "all". None
 	// by default.
@@ -213,6 +222,16 @@ func (c Config) Validate() error {
 		if d.value < 0 || d.value > 24*time.Hour {
 			return &ConfigError{d.setting, d.value.String(), "want a duration from 0s to 24h"}
 		}
+	}
+	listeners := c.withDefaults().Listen
+	for _, name := range c.AcceptProxy {
+		if !slices.Contains(listeners, name) {
+			return &ConfigError{"accept-proxy", name, "want one of the addresses of listen: " + strings.Join(listeners, ", ")}
+		}
+	}
+	if len(c.AcceptProxy) > 0 && len(c.TrustedProxies) == 0 {
+		return &ConfigError{"trusted-proxies", "none", "accept-proxy needs the addresses of those that may tell where a client " +
+			"comes from, such as 10.0.0.0/8 or unix"}
 	}
 	switch c.ProtectedMode {
 	case "", "yes", "no":

@@ -12,7 +12,15 @@ import (
 // spareDescriptors are needed besides those of clients and upstream connections: listeners, epoll, the log, and
 // connections that wait at the door or are being told a last word.
 func spareDescriptors(cfg *Config) int {
-	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4) + limits.MostWaiting(cfg.Limits)
+	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4+prefacesOf(cfg)) + limits.MostWaiting(cfg.Limits)
+}
+
+// prefacesOf is how many connections of a loop may wait for their PROXY protocol header.
+func prefacesOf(cfg *Config) int {
+	if len(cfg.AcceptProxy) == 0 {
+		return 0
+	}
+	return maxPrefaces
 }
 
 // roomFor raises the soft limit on open files to what so many clients need, or returns what Redis says if it cannot.

@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
+	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
 // At the door: clients that knock are let in, wait, or are refused, as the gate says. What one that waits has written
@@ -14,19 +16,30 @@ import (
 
 // caller is a client at the door.
 type caller struct {
-	in  eventloop.Incoming
-	ids limits.Identities
+	in     eventloop.Incoming
+	ids    limits.Identities
+	remote string // its address, as CLIENT LIST shows it
+
+	// The two ends of a TCP connection, by which its process may be found; not valid where they say nothing of the client.
+	local, peer netip.AddrPort
+	process     peer.Process // where it is known already
 }
 
-// identities are what is known of a client that has said nothing.
-func (s *Server) identities(in eventloop.Incoming, listener string) limits.Identities {
-	addr := in.Remote()
-	if strings.HasPrefix(listener, "unix:") {
-		addr = strings.TrimSuffix(addr, ":0")
-	} else {
-		addr = hostOf(addr)
+// call returns what is known of a client that has said nothing.
+func (s *Server) call(in eventloop.Incoming, listener string) caller {
+	c := caller{in: in, remote: in.Remote()}
+	c.ids[limits.ByListener], c.ids[limits.ByUser] = listener, s.cfg.Upstream.User()
+	if !strings.HasPrefix(listener, "unix:") {
+		c.local, c.peer = in.Addrs()
+		c.ids[limits.ByAddr] = hostOf(c.remote)
+		return c
 	}
-	return limits.Identities{limits.ByAddr: addr, limits.ByListener: listener, limits.ByUser: s.cfg.Upstream.User()}
+	c.ids[limits.ByAddr] = strings.TrimSuffix(c.remote, ":0")
+	if p, ok := s.processOf(in.PeerPID()); ok {
+		c.process = p
+		identifyProcess(&c.ids, p)
+	}
+	return c
 }
 
 // knock decides on a new client. It runs on the first worker's loop, and hands the client to w.
@@ -36,8 +49,8 @@ func (s *Server) knock(w *worker, c caller) {
 	t := s.gate.Admit(&c.ids, d, now)
 	switch t.State() {
 	case limits.Admitted:
-		s.tellObserved(t, c.in.Remote())
-		if !s.hand(w, func() { w.admit(c.in, t) }, c.in) {
+		s.tellObserved(t, c.remote)
+		if !s.hand(w, func() { w.admit(c, t) }, c.in) {
 			t.Leave(now)
 		}
 	case limits.Waiting:
@@ -47,9 +60,33 @@ func (s *Server) knock(w *worker, c caller) {
 		}
 		s.attend()
 	default:
-		s.tellRefused(t, c.in.Remote())
+		s.tellRefused(t, c)
 		t.Leave(now)
 		s.hand(w, func() { w.refuse(c, replyFull) }, c.in)
+	}
+}
+
+// knockWith decides on a client whose connection is on w's loop already. Heard is what it has said.
+func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []byte) {
+	if s.turnsAway(&c) {
+		w.refuseConn(conn, c, replyProtected, heard)
+		return
+	}
+	d := &door{w: w, caller: c, conn: conn, heard: heard}
+	now := w.loop.Now()
+	d.ticket = s.gate.Admit(&c.ids, d, now)
+	switch d.ticket.State() {
+	case limits.Admitted:
+		s.tellObserved(d.ticket, c.remote)
+		w.admitLate(conn, c, d.ticket, heard)
+	case limits.Waiting:
+		conn.SetHandler(d)
+		d.wait()
+		s.workers[0].loop.Post(s.attend)
+	default:
+		s.tellRefused(d.ticket, c)
+		d.ticket.Leave(now)
+		w.refuseConn(conn, c, replyFull, heard)
 	}
 }
 
@@ -76,6 +113,10 @@ func (d *door) open() {
 		return
 	}
 	d.conn = conn
+	d.wait()
+}
+
+func (d *door) wait() {
 	d.w.waiting[d] = struct{}{}
 	if d.w.stopping || d.ticket.State() != limits.Waiting { // it has been decided on meanwhile
 		d.decided()
@@ -96,8 +137,8 @@ func (d *door) decided() {
 		d.conn.Close()
 	case d.ticket.State() == limits.Admitted:
 		d.end()
-		d.w.srv.tellObserved(d.ticket, d.in.Remote())
-		d.w.admitLate(d.conn, d.in.Remote(), d.ticket, d.heard)
+		d.w.srv.tellObserved(d.ticket, d.remote)
+		d.w.admitLate(d.conn, d.caller, d.ticket, d.heard)
 	case d.ticket.State() == limits.Refused:
 		d.turnAway()
 	}
@@ -105,7 +146,7 @@ func (d *door) decided() {
 
 // turnAway tells the client that there is no place for it.
 func (d *door) turnAway() {
-	d.w.srv.tellRefused(d.ticket, d.in.Remote())
+	d.w.srv.tellRefused(d.ticket, d.caller)
 	d.leave()
 	d.conn.ResumeRead()
 	d.w.refuseConn(d.conn, d.caller, replyFull, d.heard)
@@ -138,7 +179,7 @@ func (d *door) recognised(t *limits.Ticket) bool {
 	d.ticket.Leave(d.w.loop.Now())
 	d.ticket = t
 	d.end()
-	d.w.admitLate(d.conn, d.in.Remote(), t, d.heard)
+	d.w.admitLate(d.conn, d.caller, t, d.heard)
 	return true
 }
 

@@ -14,7 +14,12 @@ func (s *session) know(change func(*limits.Identities)) {
 	if s.state >= leaving {
 		return
 	}
-	switch s.ticket.Identify(change, s.w.loop.Now()) {
+	before := s.ticket.Identities()
+	state := s.ticket.Identify(change, s.w.loop.Now())
+	if after := s.ticket.Identities(); *after != *before {
+		s.w.srv.ledger.Changed(before, after, s.w.loop.Now())
+	}
+	switch state {
 	case limits.Waiting:
 		s.limited = true
 		s.w.srv.workers[0].loop.Post(s.w.srv.attend)
@@ -82,7 +87,7 @@ func (s *session) refuseLate() {
 		return
 	}
 	s.refused = true
-	s.w.srv.tellRefused(s.ticket, s.remote)
+	s.w.srv.tellRefused(s.ticket, caller{remote: s.remote, process: s.process.Value()})
 	s.w.loop.AfterFunc(refusalTalk, s.expel)
 }
 

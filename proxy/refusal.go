@@ -114,7 +114,7 @@ func (r *refusal) recognised(t *limits.Ticket) bool {
 		return false
 	}
 	r.end()
-	r.w.admitLate(r.conn, r.caller.in.Remote(), t, r.in)
+	r.w.admitLate(r.conn, r.caller, t, r.in)
 	return true
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
 // DefaultLoops returns the number of event loops that a Server has if it is not told: half of the processors, as
@@ -32,6 +34,8 @@ type Server struct {
 	workers   []*worker
 	started   time.Time
 	gate      *limits.Gate
+	ledger    *limits.Ledger
+	resolver  *peer.Resolver
 	budget    *limits.Budget
 	control   *multiplex.Control
 	learner   *learner
@@ -53,7 +57,8 @@ type Server struct {
 	posting sync.Mutex // held while something is posted to all loops
 
 	// Owned by the first worker's loop.
-	turn       int  // which worker gets the next client
+	turn       int // which worker gets the next client
+	processes  map[int]*knownProcess
 	attending  bool // somebody waits at the gate
 	stopAccept []func()
 }
@@ -79,6 +84,9 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, started: time.Now(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), protected: cfg.protects(),
 	}
+	s.ledger = limits.NewLedger(cfg.Suspects)
+	s.resolver = peer.NewResolver()
+	s.processes = map[int]*knownProcess{}
 	for _, r := range cfg.Limits {
 		s.gate.SetRule(r, s.started)
 	}
@@ -188,6 +196,10 @@ func (s *Server) onAll(f func(*worker)) *sync.WaitGroup {
 func (s *Server) Run(ctx context.Context) error {
 	var running errgroup.Group
 	running.Go(func() error { s.control.Run(); return nil })
+	running.Go(func() error { s.resolver.Run(); return nil })
+	keeping, stopKeeping := context.WithCancel(context.Background())
+	kept := make(chan struct{})
+	go s.keepUntil(keeping, kept)
 	for _, w := range s.workers {
 		running.Go(func() error { w.run(); return nil })
 	}
@@ -201,6 +213,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
 		err = s.drain()
 	}
+	stopKeeping()
+	<-kept // it asks the loops
+	s.resolver.Stop()
 	s.control.Stop()
 	for _, w := range s.workers {
 		w.loop.Post(w.abandon)
@@ -246,14 +261,25 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	in.KeepAlive(time.Duration(s.keepAlive.Load()))
 	w := s.workers[s.turn%len(s.workers)]
 	s.turn++
-	c := caller{in, s.identities(in, listener)}
-	if st := s.gate.Stats(); s.protected && !isLocal(in.Remote()) && st.Open < st.Max {
-		s.gate.CountRefusal()
-		s.tell(limits.Refusal{Source: c.ids[limits.ByAddr], Reason: refusedProtected}, in.Remote())
+	c := s.call(in, listener)
+	switch {
+	case slices.Contains(s.cfg.AcceptProxy, listener):
+		s.hand(w, func() { w.introduce(c) }, in)
+	case s.turnsAway(&c):
 		s.hand(w, func() { w.refuse(c, replyProtected) }, in)
-		return
+	default:
+		s.knock(w, c)
 	}
-	s.knock(w, c)
+}
+
+// turnsAway reports whether protected mode refuses a client. One that there is no place for anyway is told that instead.
+func (s *Server) turnsAway(c *caller) bool {
+	if st := s.gate.Stats(); !s.protected || isLocal(c.remote) || st.Open >= st.Max {
+		return false
+	}
+	s.gate.CountRefusal()
+	s.tell(limits.Refusal{Source: c.ids[limits.ByAddr], Reason: refusedProtected}, c.remote)
+	return true
 }
 
 // hand runs f on a worker's loop; this is the first worker's.
@@ -270,19 +296,39 @@ func (s *Server) hand(w *worker, f func(), in eventloop.Incoming) bool {
 }
 
 // tell has the log told of a refusal, once an interval for a source and a reason.
-func (s *Server) tell(r limits.Refusal, client string) {
+func (s *Server) tell(r limits.Refusal, client string, more ...any) {
 	if s.gate.Tell(r, time.Now()) {
-		what := "client refused: "
-		if r.Observed {
-			what = "client would have been refused: "
-		}
-		s.cfg.Log.Warn(what+string(r.Reason), "source", r.Source, "client", client, "maxclients", s.gate.Stats().Max)
+		s.log(r, client, more...)
 	}
 }
 
-// tellRefused has the log told of a client that the gate has no room for.
-func (s *Server) tellRefused(t *limits.Ticket, client string) {
-	s.tell(limits.Refusal{Source: t.Identities().Source(), Reason: whyFull(t)}, client)
+func (s *Server) log(r limits.Refusal, client string, more ...any) {
+	what := "client refused: "
+	if r.Observed {
+		what = "client would have been refused: "
+	}
+	args := []any{"source", r.Source, "client", client, "maxclients", s.gate.Stats().Max}
+	s.cfg.Log.Warn(what+string(r.Reason), append(args, more...)...)
+}
+
+// tellRefused has the log told of a client that the gate has no room for; with its process, if it can be found.
+func (s *Server) tellRefused(t *limits.Ticket, c caller) {
+	ids := t.Identities()
+	s.ledger.Refused(ids, time.Now())
+	r := limits.Refusal{Source: ids.Source(), Reason: whyFull(t)}
+	if !s.gate.Tell(r, time.Now()) {
+		return
+	}
+	done := func(p peer.Process, ok bool) {
+		if ok {
+			s.log(r, c.remote, "pid", p.PID, "process", p.Executable, "command_line", p.Command, "container", p.Container)
+		} else {
+			s.log(r, c.remote)
+		}
+	}
+	if !c.peer.IsValid() || !s.resolver.Lookup(c.local, c.peer, done) {
+		done(c.process, c.process.PID != 0)
+	}
 }
 
 // tellObserved has the log told of a client that was let in against a rule that only observes.
@@ -329,6 +375,7 @@ func (s *Server) reportRefusals() {
 	w.loop.AfterFunc(time.Second, s.reportRefusals)
 	s.tellSuppressed(w.loop.Now())
 	s.gate.Sweep(w.loop.Now())
+	s.forgetProcesses()
 }
 
 func (s *Server) tellSuppressed(now time.Time) {

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"time"
+	"unique"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
+	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
 // sessionState says what a session is doing with its input.
@@ -58,7 +60,7 @@ type session struct {
 	w       *worker
 	conn    *eventloop.Conn
 	id      int64
-	remote  string
+	remote  string        // the client's address, as CLIENT LIST shows it
 	created time.Duration // by worker.clock, as all times here
 
 	// Neighbours in the worker's list.
@@ -110,7 +112,9 @@ type session struct {
 
 	// What CLIENT LIST tells of it. Owned by the loop.
 	active   time.Duration // when it last sent something, or was sent something
-	last     *row          // of its last command
+	spoke    time.Duration // when it last sent something, or connected
+	process  unique.Handle[peer.Process]
+	last     *row // of its last command
 	commands uint64
 	received uint64 // bytes
 	sent     uint64 // bytes
@@ -150,6 +154,7 @@ func (w *waiting) queued() bool {
 // Data implements eventloop.Handler: the client has sent something.
 func (s *session) Data(b []byte) {
 	s.active = s.w.clock()
+	s.spoke = s.active
 	s.received += uint64(len(b))
 	if len(s.in) == 0 {
 		s.stuck = 0

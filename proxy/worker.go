@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
@@ -47,6 +48,7 @@ type worker struct {
 	scanner      resp.Reader // looks ahead
 	pause        *pause      // CLIENT PAUSE, while it is in force
 	waiting      map[*door]struct{}
+	prefaces     int // connections whose PROXY protocol header has not come yet
 	refusals     int
 	lingering    int
 	stopping     bool
@@ -175,38 +177,45 @@ func (w *worker) flushPushed() {
 }
 
 // admit makes a session of a connection that the gate has let in.
-func (w *worker) admit(in eventloop.Incoming, t *limits.Ticket) {
-	s := w.newSession(in.Remote(), t)
-	conn, err := w.loop.Attach(in, s)
+func (w *worker) admit(c caller, t *limits.Ticket) {
+	s := w.newSession(c, t)
+	conn, err := w.loop.Attach(c.in, s)
 	if err != nil {
 		t.Leave(w.loop.Now())
-		w.log.Error("client could not be served", "client", in.Remote(), "error", err)
+		w.log.Error("client could not be served", "client", c.remote, "error", err)
 		return
 	}
-	w.seat(s, conn)
+	w.seat(s, conn, c)
 }
 
 // admitLate makes a session of a connection that had to wait for a place. Heard is what the client has said meanwhile.
-func (w *worker) admitLate(conn *eventloop.Conn, remote string, t *limits.Ticket, heard []byte) {
-	s := w.newSession(remote, t)
+func (w *worker) admitLate(conn *eventloop.Conn, c caller, t *limits.Ticket, heard []byte) {
+	s := w.newSession(c, t)
 	conn.SetHandler(s)
-	w.seat(s, conn)
+	w.seat(s, conn, c)
 	conn.ResumeRead()
 	if len(heard) > 0 && s.state != gone {
 		s.Data(heard)
 	}
 }
 
-func (w *worker) newSession(remote string, t *limits.Ticket) *session {
+func (w *worker) newSession(c caller, t *limits.Ticket) *session {
 	now := w.clock()
-	s := &session{w: w, id: w.ids.Add(1), remote: remote, ticket: t, created: now, active: now}
+	s := &session{
+		w: w, id: w.ids.Add(1), remote: c.remote, ticket: t, created: now, active: now, spoke: now,
+		process: unique.Make(c.process),
+	}
 	t.Hold(s)
 	return s
 }
 
 // seat puts a session among the others.
-func (w *worker) seat(s *session, conn *eventloop.Conn) {
+func (w *worker) seat(s *session, conn *eventloop.Conn, c caller) {
 	s.conn = conn
+	w.srv.ledger.Opened(s.ticket.Identities(), w.loop.Now())
+	if c.peer.IsValid() {
+		s.findProcess(c)
+	}
 	s.ctx = w.pool.Context(w.pool.Initial())
 	s.ctx.Enter()
 	s.prev, s.next = w.sessions.prev, &w.sessions
@@ -222,6 +231,7 @@ func (w *worker) remove(s *session) {
 	s.prev.next, s.next.prev = s.next, s.prev
 	s.prev, s.next = nil, nil
 	w.count--
+	w.srv.ledger.Closed(s.ticket.Identities(), limits.Usage{Commands: s.commands, Age: w.clock() - s.created}, w.loop.Now())
 	s.ticket.Leave(w.loop.Now())
 	w.checkStopped()
 }

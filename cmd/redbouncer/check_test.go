@@ -15,6 +15,9 @@ func Example_check() {
 	// Output:
 	// listen: 127.0.0.1:6380 # default
 	// maxclients: 10000 # default
+	// accept-proxy: none # default
+	// trusted-proxies: none # default
+	// suspect: none # default
 	// limit: none # default
 	// protected-mode: yes # default
 	// allow-dangerous: none # default

@@ -20,6 +20,9 @@ type settings struct {
 
 	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
+	AcceptProxy             value[listeners]    `name:"accept-proxy" default:"none" placeholder:"ADDR" group:"clients" help:"Expect the PROXY protocol at this address of listen. Repeatable."`
+	TrustedProxies          value[proxies]      `name:"trusted-proxies" default:"none" placeholder:"ADDR" group:"clients" help:"Who may send a PROXY protocol header. Repeatable."`
+	Suspect                 value[suspects]     `name:"suspect" default:"none" placeholder:"RULE" group:"clients" help:"Change the threshold of a leak rule, or switch it off."`
 	Limit                   value[rules]        `name:"limit" default:"none" placeholder:"RULE" group:"clients" help:"Bound the clients of an address, a user or the like."`
 	ProtectedMode           value[yesNo]        `name:"protected-mode" default:"${protected_mode}" placeholder:"YES|NO" group:"clients" help:"Refuse other hosts while the URL holds credentials."`
 	AllowDangerous          value[names]        `name:"allow-dangerous" default:"none" placeholder:"NAME" group:"clients" help:"Let debug, module|load or the like through; or all. Repeatable."`
@@ -96,6 +99,9 @@ func (s *settings) config() proxy.Config {
 		Upstream:           s.Upstream.is.upstream,
 		MaxClients:         int(s.MaxClients.is),
 		Limits:             s.Limit.is,
+		Suspects:           s.Suspect.is.rules,
+		AcceptProxy:        s.AcceptProxy.is,
+		TrustedProxies:     s.TrustedProxies.is.trusted,
 		PoolSize:           int(s.PoolSize.is),
 		Loops:              int(s.Loops.is),
 		TCPKeepAlive:       keepAlive,

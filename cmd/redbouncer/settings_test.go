@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/proxy"
+	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
 // samples has a row for each setting: words, none of them the default, and what they make of the Config.
@@ -22,6 +24,14 @@ var samples = []struct {
 }{
 	{"listen", "[::1]:7000,unix:/run/r.sock", func(c *proxy.Config) { c.Listen = []string{"[::1]:7000", "unix:/run/r.sock"} }},
 	{"maxclients", "20000", func(c *proxy.Config) { c.MaxClients = 20000 }},
+	{"accept-proxy", "none", func(*proxy.Config) {}},
+	{"trusted-proxies", "10.0.0.0/8,unix", func(c *proxy.Config) {
+		c.TrustedProxies = peer.Trusted{netip.MustParsePrefix("10.0.0.0/8"), {}}
+	}},
+	{"suspect", "churn off;growing over 60s", func(c *proxy.Config) {
+		c.Suspects.Churn.Off = true
+		c.Suspects.Growing.Over = time.Minute
+	}},
 	{"limit", "addr each maxclients 7;total overflow queue", func(c *proxy.Config) {
 		c.Limits = []limits.Rule{{Kind: limits.ByAddr, Each: true, MaxClients: 7}, {Total: true, Overflow: limits.Queue}}
 	}},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
 // The types of settings. Each reads a word, says what it wants when the word is no use, and writes itself in
@@ -171,6 +172,74 @@ func (r *rules) list() []string {
 		texts[i] = (*r)[i].String()
 	}
 	return texts
+}
+
+// suspects are changes to the thresholds of the leak rules.
+type suspects struct {
+	rules limits.SuspectRules
+	texts []string
+}
+
+func (s *suspects) UnmarshalText(text []byte) error {
+	if strings.EqualFold(string(text), noNames) {
+		return nil
+	}
+	for word := range strings.SplitSeq(string(text), ";") {
+		if err := limits.ParseSuspectRule(word, &s.rules); err != nil {
+			return fmt.Errorf("%w, several separated by semicolons", err)
+		}
+		s.texts = append(s.texts, strings.Join(strings.Fields(word), " "))
+	}
+	return nil
+}
+
+func (s *suspects) list() []string {
+	if len(s.texts) == 0 {
+		return []string{noNames}
+	}
+	return s.texts
+}
+
+// listeners are addresses of the setting listen. The proxy knows which are good.
+type listeners []string
+
+func (l *listeners) UnmarshalText(text []byte) error {
+	if strings.EqualFold(string(text), noNames) {
+		return nil
+	}
+	return (*addresses)(l).UnmarshalText(text)
+}
+
+func (l *listeners) list() []string {
+	if len(*l) == 0 {
+		return []string{noNames}
+	}
+	return *l
+}
+
+// proxies are addresses and networks.
+type proxies struct {
+	trusted peer.Trusted
+	words   []string
+}
+
+func (p *proxies) UnmarshalText(text []byte) error {
+	if strings.EqualFold(string(text), noNames) {
+		return nil
+	}
+	for word := range strings.SplitSeq(string(text), ",") {
+		p.words = append(p.words, strings.TrimSpace(word))
+	}
+	var err error
+	p.trusted, err = peer.ParseTrusted(p.words)
+	return err
+}
+
+func (p *proxies) list() []string {
+	if len(p.words) == 0 {
+		return []string{noNames}
+	}
+	return p.words
 }
 
 // filePath names a file.

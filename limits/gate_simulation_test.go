@@ -40,7 +40,7 @@ type simClient struct {
 
 func (c *simClient) Decided(*limits.Ticket) { c.told++ }
 
-type simulation struct {
+type doorSimulation struct {
 	t       *testing.T
 	rnd     *rand.Rand
 	gate    *limits.Gate
@@ -55,7 +55,7 @@ type simulation struct {
 
 func TestNoLimitIsExceededInHalfAnHourOfEverything(t *testing.T) {
 	for seed := range uint64(6) {
-		s := &simulation{
+		s := &doorSimulation{
 			t: t, rnd: rand.New(rand.NewPCG(seed, 1)), gate: limits.NewGate(simMaxClients, time.Minute), now: noon,
 			off: map[int]bool{}, max: simMaxClients,
 		}
@@ -76,7 +76,7 @@ func TestNoLimitIsExceededInHalfAnHourOfEverything(t *testing.T) {
 	}
 }
 
-func (s *simulation) put(i int) {
+func (s *doorSimulation) put(i int) {
 	r, err := limits.ParseRule(simRules[i])
 	if err != nil {
 		s.t.Fatal(err)
@@ -85,7 +85,7 @@ func (s *simulation) put(i int) {
 	s.gate.SetRule(r, s.now)
 }
 
-func (s *simulation) step() {
+func (s *doorSimulation) step() {
 	s.steps++
 	s.now = s.now.Add(time.Duration(s.rnd.IntN(200)) * time.Millisecond)
 	switch n := s.rnd.IntN(100); {
@@ -116,7 +116,7 @@ var values = map[limits.IdentityKind][]string{
 	limits.ByUser: {"app", "ops", "other"}, limits.ByName: {"w:1", "w:2", "x", ""}, limits.ByLib: {"a/1", "b/2", ""},
 }
 
-func (s *simulation) come() {
+func (s *doorSimulation) come() {
 	c := &simClient{ids: limits.Identities{limits.ByAddr: fmt.Sprint("10.0.0.", s.rnd.IntN(6)), limits.ByUser: "default"}}
 	c.Ticket = s.gate.Admit(&c.ids, c, s.now)
 	if c.State() == limits.Waiting {
@@ -125,14 +125,14 @@ func (s *simulation) come() {
 	s.clients = append(s.clients, c)
 }
 
-func (s *simulation) leave(i int) {
+func (s *doorSimulation) leave(i int) {
 	s.clients[i].Leave(s.now)
 	s.clients[i] = s.clients[len(s.clients)-1]
 	s.clients = s.clients[:len(s.clients)-1]
 }
 
 // prune has those go who have been refused.
-func (s *simulation) prune() {
+func (s *doorSimulation) prune() {
 	for i := len(s.clients) - 1; i >= 0; i-- {
 		if s.clients[i].State() == limits.Refused {
 			s.leave(i)
@@ -140,7 +140,7 @@ func (s *simulation) prune() {
 	}
 }
 
-func (s *simulation) become(c *simClient) {
+func (s *doorSimulation) become(c *simClient) {
 	kind := pick(s.rnd, limits.ByUser, limits.ByName, limits.ByLib)
 	if kind == limits.ByUser && c.ids[kind] == "ops" {
 		return // if it became somebody else, it would be one too many, and in
@@ -149,7 +149,7 @@ func (s *simulation) become(c *simClient) {
 	c.Identify(func(ids *limits.Identities) { *ids = c.ids }, s.now)
 }
 
-func (s *simulation) pin(c *simClient) {
+func (s *doorSimulation) pin(c *simClient) {
 	switch {
 	case c.pin:
 		c.GivePin()
@@ -160,7 +160,7 @@ func (s *simulation) pin(c *simClient) {
 	}
 }
 
-func (s *simulation) change() {
+func (s *doorSimulation) change() {
 	i := s.rnd.IntN(len(simRules) + 1)
 	switch {
 	case i == len(simRules):
@@ -180,7 +180,7 @@ func (s *simulation) change() {
 }
 
 // fits reports whether no more clients are in than a rule allows: whoever is in when it comes into force stays in.
-func (s *simulation) fits(text string) bool {
+func (s *doorSimulation) fits(text string) bool {
 	r, err := limits.ParseRule(text)
 	if err != nil {
 		s.t.Fatal(err)
@@ -196,7 +196,7 @@ func (s *simulation) fits(text string) bool {
 	return true
 }
 
-func (s *simulation) evict() {
+func (s *doorSimulation) evict() {
 	for _, e := range s.gate.Evictions() {
 		var all []limits.Candidate
 		for _, c := range s.clients {
@@ -219,7 +219,7 @@ func (s *simulation) evict() {
 }
 
 // count returns how many admitted clients a rule is meant for, with a value if it counts each.
-func (s *simulation) count(r *limits.Rule, value string) (n int) {
+func (s *doorSimulation) count(r *limits.Rule, value string) (n int) {
 	for _, c := range s.clients {
 		if v, ok := limits.Matches(r, &c.ids); ok && v == value && c.State() == limits.Admitted {
 			n++
@@ -229,7 +229,7 @@ func (s *simulation) count(r *limits.Rule, value string) (n int) {
 }
 
 // check compares what the gate reports with what was let in, and both with the limits.
-func (s *simulation) check() {
+func (s *doorSimulation) check() {
 	s.t.Helper()
 	inside := 0
 	for _, c := range s.clients {
@@ -257,7 +257,7 @@ func (s *simulation) check() {
 }
 
 // privileged reports whether a group has clients whom no rule refuses, and not more of the others than it may.
-func (s *simulation) privileged(r *limits.Rule, g limits.GroupReport) bool {
+func (s *doorSimulation) privileged(r *limits.Rule, g limits.GroupReport) bool {
 	n := 0
 	for _, c := range s.clients {
 		if v, ok := limits.Matches(r, &c.ids); ok && v == g.Value && c.ids[limits.ByUser] == "ops" {
@@ -268,7 +268,7 @@ func (s *simulation) privileged(r *limits.Rule, g limits.GroupReport) bool {
 }
 
 // finish checks that nothing is left.
-func (s *simulation) finish() {
+func (s *doorSimulation) finish() {
 	s.now = s.now.Add(time.Hour)
 	s.gate.Tick(s.now)
 	s.gate.Sweep(s.now)
