@@ -100,7 +100,7 @@ func (p *page) turn(c *windowClock) {
 	if p.flows[c.slot(0)].commands > 0 {
 		*peak = max(*peak, 1) // too short to be seen
 	}
-	*peak = max(*peak, uint32(max(p.sight.inUse, p.sight.atOnce))) //nolint:gosec // numbers of clients
+	*peak = max(*peak, uint32(max(p.sight.inUse, p.sight.atOnce)))
 	if p.past != nil {
 		p.past.levels[c.slot(0)] = p.sight.level
 	}
@@ -118,7 +118,7 @@ func (p *page) commands() uint32 {
 		before = p.sight.sentBefore
 	}
 	now := p.sight.sent + p.current.spent
-	return uint32(min(max(now, before)-before, math.MaxUint32)) //nolint:gosec // bounded just here
+	return uint32(min(max(now, before)-before, math.MaxUint32))
 }
 
 // flow returns the sum of the last n windows, as far as they are kept.

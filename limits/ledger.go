@@ -1,7 +1,7 @@
 package limits
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -220,17 +220,11 @@ func (b *book) turn(c *windowClock, now time.Time) {
 	}
 }
 
-// sorted returns the pages that have anything to tell, the largest first.
-func (b *book) sorted() []*page {
-	pages := make([]*page, 0, len(b.pages)+1)
-	for _, p := range b.pages {
-		pages = append(pages, p)
-	}
+// all returns the pages that have anything to tell.
+func (b *book) all() []*page {
+	pages := slices.AppendSeq(make([]*page, 0, len(b.pages)+1), maps.Values(b.pages))
 	if b.others.open > 0 || b.others.refused > 0 {
 		pages = append(pages, b.others)
 	}
-	slices.SortFunc(pages, func(p, q *page) int {
-		return cmp.Or(cmp.Compare(q.open, p.open), cmp.Compare(p.value, q.value))
-	})
 	return pages
 }

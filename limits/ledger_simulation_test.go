@@ -16,7 +16,7 @@ import (
 // random moment and is stopped after a while. No healthy program may be named, every leaker must be, by the rule for it
 // and within a minute, with the thresholds that are the default.
 
-var simulatedHours = flag.Uint64("ledger.hours", 20, "hours of the simulation of the ledger, each with a seed of its own")
+var simulatedHours = flag.Uint64("ledger.hours", hoursByDefault, "hours of the simulation of the ledger, each with a seed of its own")
 
 func TestAnHourOfTrafficNamesTheLeakersAndNobodyElse(t *testing.T) {
 	hours := *simulatedHours

@@ -306,6 +306,22 @@ func BenchmarkLedgerObserve(b *testing.B) {
 	}
 }
 
+func BenchmarkLedgerObserveManySources(b *testing.B) {
+	l := limits.NewLedger(limits.SuspectRules{})
+	var facts []limits.ClientFacts
+	for i := range 10_000 {
+		ids := processOf(i%4000, "app"+strconv.Itoa(i%4000))
+		l.Opened(ids, noon)
+		facts = append(facts, limits.ClientFacts{Identities: ids, Age: time.Hour, Idle: time.Second, Commands: uint64(i)})
+	}
+	b.ReportAllocs()
+	window := 0
+	for b.Loop() {
+		window += 5
+		l.Observe(after(window), facts)
+	}
+}
+
 func BenchmarkLedgerOpenedClosed(b *testing.B) {
 	l := limits.NewLedger(limits.SuspectRules{})
 	manyClients(l, 10_000)

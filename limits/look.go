@@ -50,7 +50,8 @@ type sight struct {
 	ranked     int          // how many of oldest are filled
 	typical    *ClientFacts // until the look is over: whose last command most have in common
 	votes      int
-	mark       int // the source's place in Ledger.sources, plus one
+	restVotes  bool // of those that are not used, since there are some
+	mark       int  // the source's place in Ledger.sources, plus one
 }
 
 // lookAtOnce is how many clients are looked at before those who connect have their turn.
@@ -200,11 +201,14 @@ func (s *sight) rank(f *ClientFacts) {
 }
 
 // vote finds the last command that more than half of the clients have in common, if there is one, and a client that
-// stands for them (Boyer and Moore's majority vote).
+// stands for them (Boyer and Moore's majority vote). Those that are not used vote alone, if there are any: what was
+// leaked is among them.
 func (s *sight) vote(f *ClientFacts) {
+	rests := !f.InUse && f.Idle >= quietAfter
 	switch {
-	case s.votes == 0:
-		s.typical, s.votes = f, 1
+	case s.restVotes && !rests:
+	case s.votes == 0, rests && !s.restVotes:
+		s.typical, s.votes, s.restVotes = f, 1, rests
 	case s.typical.Last == f.Last:
 		s.votes++
 	default:
@@ -228,7 +232,7 @@ func (lk *look) use(p *page, f *ClientFacts) {
 		lk.sources = append(lk.sources, p)
 		p.sight.mark = len(lk.sources)
 	}
-	key := uint64(p.sight.mark)<<useBits | uint64(max(f.Idle, 0)/time.Microsecond) //nolint:gosec // neither is negative
+	key := uint64(p.sight.mark)<<useBits | uint64(max(f.Idle, 0)/time.Microsecond)
 	lk.uses = append(lk.uses, key)
 }
 

@@ -1,6 +1,10 @@
 package limits
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // SourceReport is what the ledger knows of a value: of a source, an address, a user and so on.
 type SourceReport struct {
@@ -25,7 +29,7 @@ type SourceReport struct {
 	CommandsPerConnection float64 // of those closed in the last two minutes
 	PeakInUse             int     // in use at once, in the last ten minutes, as far as it was seen
 
-	// Who it is: one client that stands for most.
+	// Who it is: one client that stands for most, of those that are not used if there are any.
 	Identities Identities
 	Command    string // the command line of its process
 	Last       string // its last command
@@ -41,15 +45,22 @@ func (l *Ledger) Sources(kind IdentityKind) []SourceReport { return l.reports(ki
 func (l *Ledger) BySource() []SourceReport { return l.reports(bySource) }
 
 func (l *Ledger) reports(k IdentityKind) []SourceReport {
-	l.looking.Lock()
+	l.looking.Lock() // pages stay as long as this is held
 	defer l.looking.Unlock()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	pages := l.books[k].sorted()
-	reports := make([]SourceReport, len(pages))
-	for i, p := range pages {
-		reports[i] = p.report(&l.clock)
+	pages := l.books[k].all()
+	l.mu.Unlock()
+	reports := make([]SourceReport, 0, len(pages))
+	for part := range slices.Chunk(pages, lookAtOnce) {
+		l.mu.Lock()
+		for _, p := range part {
+			reports = append(reports, p.report(&l.clock))
+		}
+		l.mu.Unlock()
 	}
+	slices.SortFunc(reports, func(a, b SourceReport) int {
+		return cmp.Or(cmp.Compare(b.Open, a.Open), cmp.Compare(a.Value, b.Value))
+	})
 	return reports
 }
 

@@ -312,3 +312,13 @@ func TestASuspectSaysWhoItIs(t *testing.T) {
 		t.Errorf("its oldest connections are %+v", oldest)
 	}
 }
+
+func TestTheLastCommandIsThatOfTheConnectionsThatAreNotUsed(t *testing.T) {
+	w := watch(t, "", func(p *pooled) {
+		p.fill(max(50, len(p.conns)))
+		p.atOnce(50, 10*time.Millisecond)
+		leak(p)
+	})
+	w.says(time.Minute, "40s named growing")
+	w.because("open connections rose from 60 to 90 in 30s, and 30 of them are not used", "was hgetall")
+}
