@@ -231,8 +231,10 @@ func (p *proxies) UnmarshalText(text []byte) error {
 		p.words = append(p.words, strings.TrimSpace(word))
 	}
 	var err error
-	p.trusted, err = peer.ParseTrusted(p.words)
-	return err
+	if p.trusted, err = peer.ParseTrusted(p.words); err != nil {
+		return errors.New("want addresses such as 192.168.1.5, networks such as 10.0.0.0/8, or unix, several separated by commas")
+	}
+	return nil
 }
 
 func (p *proxies) list() []string {
