@@ -8,9 +8,10 @@ import (
 )
 
 // spareDescriptors are needed besides those of clients and upstream connections: listeners, epoll, the log, and
-// connections that are being told a last word.
+// connections that are being told a last word, and those of the operator's own listeners (package admin).
 func spareDescriptors(cfg *Config) int {
-	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4)
+	const operators = 2*64 + 8
+	return 32 + operators + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4)
 }
 
 // roomFor raises the soft limit on open files to what so many clients need, or returns what Redis says if it cannot.

@@ -39,12 +39,15 @@ type Server struct {
 
 	// Atomic.
 	ids       atomic.Int64
+	phase     atomic.Int32 // see Ready
 	counters  counters
 	audience  audience
 	gauges    gauges
 	timeout   atomic.Int64                     // Config.Timeout, as CONFIG SET has it
 	keepAlive atomic.Int64                     // Config.TCPKeepAlive, as CONFIG SET has it
 	forgotten atomic.Pointer[limits.GateStats] // what CONFIG RESETSTAT has taken from the gate's counters; or nil
+
+	consoles sync.WaitGroup // commands that Config.Console is at
 
 	posting sync.Mutex // held while something is posted to all loops
 
@@ -68,6 +71,9 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	commands := newTable()
+	if cfg.Console != nil {
+		commands.installConsole()
+	}
 	if err := commands.restrict(cfg.AllowDangerous, cfg.DenyCommands); err != nil {
 		return nil, err
 	}
@@ -188,7 +194,9 @@ func (s *Server) Run(ctx context.Context) error {
 	err := <-started
 	if err == nil {
 		s.announce()
+		s.phase.Store(phaseServing)
 		<-ctx.Done()
+		s.phase.Store(phaseStopping)
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
 		err = s.drain()
 	}
@@ -198,6 +206,7 @@ func (s *Server) Run(ctx context.Context) error {
 		w.loop.Stop()
 	}
 	_ = running.Wait() // they return no errors
+	s.consoles.Wait()
 	s.tellSuppressed(time.Now().Add(s.cfg.LogInterval))
 	st := s.gate.Stats()
 	s.cfg.Log.Info("stopped", "clients_served", st.Total, "clients_refused", st.Refused)
