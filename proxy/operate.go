@@ -69,7 +69,7 @@ func inSeconds(d time.Duration) string {
 func (p *parameter) isTime() bool { return p.name != "maxclients" }
 
 // Set changes a setting that can be changed while the server runs, until its end. The value is written as in the
-// settings, or as CONFIG SET has it.
+// settings, or as CONFIG SET has it. Who has done it is for the caller to log.
 func (s *Server) Set(name, value string) error {
 	p := ourParameter([]byte(name))
 	if p == nil {
@@ -88,7 +88,7 @@ func (s *Server) Set(name, value string) error {
 		_, why, _ := strings.Cut(strings.TrimSpace(string(refusal)), " - ")
 		return fmt.Errorf("%s %s: %s", p.name, value, why)
 	}
-	ch.apply(s, numbers)
+	p.set(s, numbers[0])
 	return nil
 }
 
@@ -120,7 +120,7 @@ func (s *Server) askControl(ctx context.Context, submit func(done func([]byte, e
 	case a := <-answered:
 		return a.reply, a.err
 	case <-ctx.Done():
-		return nil, errors.New("the upstream did not answer in time")
+		return nil, errors.New("the upstream cannot be reached, or does not answer in time")
 	}
 }
 

@@ -113,7 +113,10 @@ func (c *Console) Execute(ctx context.Context, args []string, who Who) []byte {
 
 // note tells the log who has changed what.
 func (c *Console) note(v *verb, args []string, who Who, answer any, err error) {
-	attrs := []any{"command", oneLine(strings.Join(append([]string{"PROXY", v.words}, args...), " ")), "user", who.User, "client", who.Remote}
+	attrs := []any{"command", oneLine(strings.Join(append([]string{"PROXY", v.words}, args...), " ")), "client", who.Remote}
+	if who.User != "" {
+		attrs = append(attrs, "user", who.User)
+	}
 	if err != nil {
 		c.cfg.Log.Warn("console: a change was refused", append(attrs, "error", err)...)
 		return

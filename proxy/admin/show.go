@@ -66,7 +66,7 @@ func showSources(_ context.Context, r *request) (any, error) {
 		return nil, fmt.Errorf("SHOW SOURCES %s: want one of %s", strings.Join(r.args, " "), strings.Join(names, ", "))
 	}
 	t := &table{columns: []string{
-		kind.String(), "open", "in_use", "idle", "never_spoke", "subscribed", "opens_1m", "closes_1m", "slope",
+		"source", "open", "in_use", "idle", "never_spoke", "subscribed", "opens_1m", "closes_1m", "slope",
 		"commands_1m", "+commands_per_connection", "peak_in_use", "refused", "+ages", "+process", "+command", "+container",
 		"+lib", "+name", "+user", "last", "+oldest",
 	}}
