@@ -181,7 +181,7 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> SHOW POOL
 		a~ ^%11\r\n\$4\r\nsize\r\n:16\r\n
 		a> SHOW CONFIG maxclients FORMAT TABLE
-		a< =51\r\ntxt:name        value  live\nmaxclients  10000   yes
+		a< =50\r\ntxt:name        value  live\nmaxclients  10000  yes
 		a> SHOW QUEUE FORMAT WIDE
 		a~ ^=\d+\r\ntxt:addr +source +rule +waiting_s +bytes\n
 		a> HELLO 2
@@ -189,7 +189,7 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> SHOW CONFIG maxclients FORMAT MAP
 		a< *1\r\n*6\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nlive\r\n$3\r\nyes
 		a> SHOW CONFIG maxclients
-		a< *2\r\n+name        value  live\r\n+maxclients  10000   yes
+		a< *2\r\n+name        value  live\r\n+maxclients  10000  yes
 	`)
 }
 
@@ -214,7 +214,7 @@ func TestTheSettingsShownAreThoseOfTheManualWithWhatIsInForce(t *testing.T) {
 		a> SET maxclients 700
 		a< +OK
 		a> SHOW CONFIG
-		a< *4\r\n+name        value                        live\r\n+upstream    redis://bob:xxxxx@host:6379    no\r\n+maxclients  700                           yes\r\n+timeout     0s                            yes
+		a< *4\r\n+name        value                        live\r\n+upstream    redis://bob:xxxxx@host:6379  no\r\n+maxclients  700                          yes\r\n+timeout     0s                           yes
 		a> CONFIG GET max* TIMEOUT
 		a< *4\r\n$10\r\nmaxclients\r\n$3\r\n700\r\n$7\r\ntimeout\r\n$2\r\n0s
 		a> CONFIG SET maxclients 600

@@ -142,8 +142,7 @@ func (t *table) lines(wide bool) []string {
 	for _, row := range t.rows {
 		line := make([]string, len(shown))
 		for at, i := range shown {
-			_, isText := row[i].(string)
-			line[at], right[at] = cellText(row[i]), !isText
+			line[at], right[at] = cellText(row[i]), isNumber(row[i])
 			width[at] = max(width[at], len([]rune(line[at])))
 		}
 		texts = append(texts, line)
@@ -166,6 +165,14 @@ func (t *table) lines(wide bool) []string {
 		out[n] = strings.TrimRight(b.String(), " ")
 	}
 	return out
+}
+
+func isNumber(cell any) bool {
+	switch cell.(type) {
+	case string, bool:
+		return false
+	}
+	return true
 }
 
 func cellText(cell any) string {

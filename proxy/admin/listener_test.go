@@ -28,7 +28,7 @@ func TestGoRedisSpeaksWithTheConsoleInBothProtocols(t *testing.T) {
 		}
 		got, err := c.Do(ctx, "PROXY", "SHOW", "CONFIG", "maxclients").Result()
 		want := map[int]string{
-			2: "[name        value  live maxclients  10000   yes]",
+			2: "[name        value  live maxclients  10000  yes]",
 			3: "[map[live:true name:maxclients value:10000]]",
 		}[protocol]
 		if err != nil || fmt.Sprint(got) != want {

@@ -16,8 +16,6 @@ import (
 // The tables. Columns with a + in front are for wide tables and for programs. A time is in whole seconds, and its
 // column ends in _s.
 
-func kinds() []string { return proxy.FilterKinds }
-
 func whole(d time.Duration) int { return int(d / time.Second) }
 
 // noArguments is for verbs that have none.
@@ -49,21 +47,10 @@ func showClients(ctx context.Context, r *request) (any, error) {
 }
 
 func showSources(_ context.Context, r *request) (any, error) {
-	kind := limits.ByAddr
-	switch len(r.args) {
-	case 0:
-	case 1:
-		var ok bool
-		if kind, ok = limits.ParseIdentityKind(r.args[0]); ok {
-			break
-		}
-		fallthrough
-	default:
-		var names []string
-		for k := range limits.IdentityKinds {
-			names = append(names, k.String())
-		}
-		return nil, fmt.Errorf("SHOW SOURCES %s: want one of %s", strings.Join(r.args, " "), strings.Join(names, ", "))
+	said := strings.Join(r.args, " ")
+	kind, ok := limits.ParseIdentityKind(cmp.Or(said, limits.ByAddr.String()))
+	if !ok {
+		return nil, fmt.Errorf("SHOW SOURCES %s: want one of %s", said, strings.Join(sourceKinds(), ", "))
 	}
 	t := &table{columns: []string{
 		"source", "open", "in_use", "idle", "never_spoke", "subscribed", "opens_1m", "closes_1m", "slope",

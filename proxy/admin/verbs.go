@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/proxy"
 )
 
 // verb is a command of the console. A row here is all that HELP, the dispatcher and the rights know of it.
@@ -113,6 +116,15 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
+// sourceKinds are the kinds of sources, as SHOW SOURCES takes them.
+func sourceKinds() []string {
+	var names []string
+	for k := range limits.IdentityKinds {
+		names = append(names, k.String())
+	}
+	return names
+}
+
 // help lists the verbs.
 func help(context.Context, *request) (any, error) {
 	lines := []string{"PROXY <verb> [arguments]. On the admin listener the word PROXY may be left out. The verbs are:"}
@@ -121,8 +133,10 @@ func help(context.Context, *request) (any, error) {
 		lines = append(lines, words, "    "+strings.ToUpper(v.help[:1])+v.help[1:]+".")
 	}
 	return append(lines,
-		"Kinds of clients: "+strings.Join(kinds(), ", ")+". * in a value stands for any characters; addr also takes a",
-		"    network, 10.0.0.0/8; idle takes a time, 300 or 5m, and means as long or longer.",
+		"Kinds of clients: "+strings.Join(proxy.FilterKinds, ", ")+".",
+		"    * in a value stands for any characters. addr also takes a network, 10.0.0.0/8. idle takes a time, 300 or 5m,",
+		"    and means as long or longer.",
+		"Kinds of sources: "+strings.Join(sourceKinds(), ", ")+"; addr if none is given.",
 		"Behind SHOW and its arguments: FORMAT TABLE, WIDE (all columns), MAP or JSON. Without it, RESP2 gets a table",
 		"    and RESP3 gets maps."), nil
 }
