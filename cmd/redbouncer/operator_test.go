@@ -1,12 +1,16 @@
 package main
 
 import (
+	"io"
 	"net"
+	"net/http"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/redbouncer/redbouncer/proxy/admin"
+	"github.com/redbouncer/redbouncer/proxy/proxytest"
 )
 
 var operatorSamples = []struct {
@@ -75,5 +79,53 @@ func TestTheReadmeHasEveryVerbOfTheConsole(t *testing.T) {
 		if !strings.Contains(text, "`PROXY "+words) {
 			t.Errorf("README does not speak of PROXY %s", words)
 		}
+	}
+}
+
+// The two doors of the console, and the page of metrics, as the program has them: no secret comes out of any.
+func TestTheProgramHasAConsoleThatKeepsItsSecrets(t *testing.T) {
+	upstream := proxytest.Redis(t)
+	if err := upstream.Client().Do(t.Context(), "ACL", "SETUSER", "bob", "on", ">hunter2", "~*", "&*", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p := startProgram(t, "serve", "--upstream", "redis://bob:hunter2@"+upstream.Addr(), "--listen", "127.0.0.1:0",
+		"--admin-users", "bob")
+	console := p.logged("console is served")["admin-listen"].(string)
+	pages := p.logged("metrics and probes are served")["http-listen"].(string)
+	proxytest.Converse(t, p.logged("listening")["listen"].(string), map[string]string{"a": console}, `
+		a> PROXY SHOW CONFIG
+		a< -NOAUTH Authentication required.
+		a> AUTH bob hunter2
+		a< +OK
+		a> SET timeout 60
+		a< +OK
+		c> PROXY SHOW CONFIG timeout
+		c< *2\r\n+name     value  live\r\n+timeout  60s    yes
+	`)
+	c := proxytest.Dial(t, console)
+	c.Do("AUTH", "bob", "hunter2")
+	reply, err := http.Get("http://" + pages + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics, _ := io.ReadAll(reply.Body)
+	_ = reply.Body.Close()
+	shown := string(c.Do("SHOW", "CONFIG"))
+	if !strings.Contains(shown, "redis://bob:xxxxx@") || !strings.Contains(string(metrics), "\nredbouncer_clients ") {
+		t.Errorf("SHOW CONFIG: %s\n/metrics: %s", shown, metrics)
+	}
+	for _, words := range []string{"INFO", "CONFIG GET *", "SHOW CLIENTS FORMAT JSON", "SHOW PINS FORMAT WIDE", "HELP"} {
+		shown += string(c.Do(strings.Fields(words)...))
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	status, log := p.wait()
+	if status != exitOK {
+		t.Errorf("status %d, log\n%s", status, log)
+	}
+	if strings.Contains(shown+string(metrics)+log, "hunter2") {
+		t.Errorf("the password is in\n%s\n%s\n%s", shown, metrics, log)
+	}
+	if !strings.Contains(log, `"command":"PROXY SET timeout 60"`) || !strings.Contains(log, `"user":"bob"`) {
+		t.Errorf("the log does not say who has changed what:\n%s", log)
 	}
 }
