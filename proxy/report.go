@@ -135,7 +135,7 @@ func (s *session) report() ClientReport {
 	last, _ := s.text("cmd")
 	r := ClientReport{
 		ID: s.id, Remote: s.remote, Listener: s.conn.LocalAddr(), User: s.user(), Name: who.name, Lib: who.libName,
-		State: s.state.String(), Pin: s.pinReason(), LastCommand: string(last),
+		State: s.state.String(), Pin: s.pinReason(), LastCommand: last,
 		Age: now - s.created, Idle: now - s.active, DB: s.db(), RESP: int(s.protocol()),
 		Commands: s.commands, InFlight: s.inFlight, QueryBuffer: len(s.in), OutputBuffer: s.out.size,
 		Received: s.received, Sent: s.sent,

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -88,7 +89,7 @@ func TestPROXYIsNoCommandWithoutAConsole(t *testing.T) {
 	s := proxytest.Redis(t)
 	p := proxytest.Proxy(t, proxytest.Config(t, s))
 	direct, through := proxytest.Dial(t, s.Addr()), proxytest.Dial(t, p.Addr())
-	if a, b := direct.Do("PROXY", "SHOW"), through.Do("PROXY", "SHOW"); string(a) != string(b) {
+	if a, b := direct.Do("PROXY", "SHOW"), through.Do("PROXY", "SHOW"); !bytes.Equal(a, b) {
 		t.Errorf("Redis says %q, the proxy %q", a, b)
 	}
 }

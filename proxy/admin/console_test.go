@@ -41,8 +41,8 @@ const script = `
 	X< +redbouncer v9
 	X> PROXY SHOW
 	X~ ^-ERR PROXY SHOW: want SHOW CLIENTS, SHOW SOURCES, .*SHOW VERSION\r\n$
-	X> PROXY SHOW CLEINTS
-	X< -ERR there is no PROXY SHOW CLEINTS: did you mean PROXY SHOW CLIENTS? PROXY HELP lists all
+	X> PROXY SHOW CLIETS
+	X< -ERR there is no PROXY SHOW CLIETS: did you mean PROXY SHOW CLIENTS? PROXY HELP lists all
 	X> PROXY kil id 7
 	X< -ERR there is no PROXY KIL ID: did you mean PROXY KILL? PROXY HELP lists all
 	X> PROXY UNSET timeout

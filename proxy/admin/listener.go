@@ -172,7 +172,7 @@ func (g *guarded) next() error {
 	if len(g.in) > 0 {
 		n, err := g.reader.Next(g.in)
 		if err == nil && n == 0 && len(g.in) > maxCommandSize {
-			err = errors.New("Protocol error: too big request") //nolint:revive,staticcheck // as Redis says it
+			err = errors.New("Protocol error: too big request") //nolint:staticcheck // as Redis says it
 		}
 		if err != nil {
 			_, _ = fmt.Fprintf(g, "-ERR %s\r\n", err)

@@ -21,7 +21,7 @@ func TestGoRedisSpeaksWithTheConsoleInBothProtocols(t *testing.T) {
 		c := redis.NewClient(&redis.Options{
 			Addr: r.admin.Addr().String(), Username: "operator", Password: "secret", Protocol: protocol, ClientName: "me",
 		})
-		defer func() { _ = c.Close() }()
+		t.Cleanup(func() { _ = c.Close() })
 		ctx := t.Context()
 		if err := c.Ping(ctx).Err(); err != nil {
 			t.Fatal(err)
