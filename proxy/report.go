@@ -114,6 +114,9 @@ func collectAll[T any](ctx context.Context, s *Server, f func(*worker) []T) ([]T
 func (s *Server) Clients(ctx context.Context, filter ClientFilter) ([]ClientReport, error) {
 	all, err := collectAll(ctx, s, func(w *worker) []ClientReport {
 		var out []ClientReport
+		if filter.Empty() {
+			out = make([]ClientReport, 0, w.count)
+		}
 		for s := range w.all {
 			if r := s.report(); filter.Matches(&r) {
 				out = append(out, r)

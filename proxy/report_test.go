@@ -85,6 +85,24 @@ func TestPROXYIsAnsweredInItsPlaceWhateverIsPipelined(t *testing.T) {
 	`)
 }
 
+func TestPROXYIsAnsweredWhileTheUpstreamIsGone(t *testing.T) {
+	s := proxytest.Redis(t)
+	cfg := proxytest.Config(t, s)
+	cfg.Console = echo
+	p := proxytest.Proxy(t, cfg)
+	c := proxytest.Dial(t, p.Addr())
+	c.Do("PING")
+	s.Kill()
+	for range 3 {
+		if got := string(c.Do("PROXY", "x")); got != "+PROXY x by default in RESP2\r\n" {
+			t.Errorf("got %q", got)
+		}
+	}
+	if got := string(proxytest.Dial(t, p.Addr()).Do("PROXY", "x")); got != "+PROXY x by default in RESP2\r\n" {
+		t.Errorf("a new client is told %q", got)
+	}
+}
+
 func TestPROXYIsNoCommandWithoutAConsole(t *testing.T) {
 	s := proxytest.Redis(t)
 	p := proxytest.Proxy(t, proxytest.Config(t, s))
