@@ -9,6 +9,7 @@ import (
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/admin"
+	"github.com/redbouncer/redbouncer/proxy/proxytest"
 )
 
 // samples are limits and a ledger with something in each table.
@@ -222,4 +223,21 @@ func TestTheSettingsShownAreThoseOfTheManualWithWhatIsInForce(t *testing.T) {
 		c> CONFIG GET maxclients
 		c< *2\r\n$10\r\nmaxclients\r\n$3\r\n600
 	`)
+}
+
+func TestHelpHasEveryVerbWithWhatItDoes(t *testing.T) {
+	r := newRig(t, admin.Config{}, admin.Backends{})
+	help := string(proxytest.Dial(t, r.admin.Addr().String()).Do("PROXY", "HELP"))
+	for _, words := range admin.Verbs() {
+		_, after, found := strings.Cut(help, "\r\n+"+words)
+		lines := strings.SplitN(after, "\r\n", 3)
+		if !found || len(lines) < 2 || !strings.HasPrefix(lines[1], "+    ") || !strings.HasSuffix(lines[1], ".") {
+			t.Errorf("HELP does not say what %s does: %q", words, lines)
+		}
+	}
+	for line := range strings.SplitSeq(help, "\r\n") {
+		if len(line) > 121 {
+			t.Errorf("this is more than a line: %s", line)
+		}
+	}
 }
