@@ -12,8 +12,8 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /redbouncer /usr/bin/redbouncer
 # Inside a container nobody reaches 127.0.0.1. The environment goes before a configuration file, so a file with
 # another listen needs -e REDBOUNCER_LISTEN= beside it.
-ENV REDBOUNCER_LISTEN=:6380
-EXPOSE 6380
+ENV REDBOUNCER_LISTEN=:6380 REDBOUNCER_HTTP_LISTEN=:9121
+EXPOSE 6380 9121
 # A number, so that Kubernetes can tell that it is not root.
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/redbouncer"]

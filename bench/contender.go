@@ -64,6 +64,8 @@ func redbouncerArgs(at place) []string {
 		"--listen", at.listen,
 		"--upstream", "redis://" + at.redis,
 		"--log-level", "warn",
+		"--admin-listen", "none",
+		"--http-listen", "none",
 		"--maxclients", strconv.Itoa(at.maxClients),
 	}
 }

@@ -36,6 +36,8 @@ func relay(args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	listen, upstream := flags.String("listen", "", ""), flags.String("upstream", "", "")
 	flags.String("log-level", "", "")
+	flags.String("admin-listen", "", "")
+	flags.String("http-listen", "", "")
 	flags.Int("maxclients", 0, "")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -43,6 +43,8 @@ const bySource = IdentityKinds
 type Usage struct {
 	Commands uint64 // those of its library's handshake included
 	Age      time.Duration
+	Command  string // the command line of the client's process
+	Last     string // its last command
 }
 
 // book has a page for each value of a kind.
@@ -130,7 +132,7 @@ func (l *Ledger) Closed(ids *Identities, u Usage, now time.Time) {
 			p.current.short++
 		}
 		if p.sight.open == 0 {
-			p.ids = *ids // too short to be seen, and yet somebody
+			p.ids, p.command, p.last = *ids, u.Command, u.Last // too short to be seen, and yet somebody
 		}
 	}
 }

@@ -87,6 +87,7 @@ type Link struct {
 	unauth  bool // the upstream wants authentication, and this connection has none
 	canEcho bool
 	id      uint64
+	opened  time.Time
 
 	// Owned by the loop.
 	kind    limits.Kind

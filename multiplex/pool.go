@@ -66,6 +66,7 @@ type Pool struct {
 
 	// Atomic.
 	lostLinks atomic.Uint64
+	connects  atomic.Uint64
 }
 
 // credential is what connections of a user authenticate with: the password that the upstream accepted last, from
@@ -221,7 +222,7 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, e
 	p.serial++
 	k := &Link{
 		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
-		id: p.serial, used: p.loop.Now(),
+		id: p.serial, used: p.loop.Now(), opened: p.loop.Now(),
 	}
 	k.send.spare = &p.spare
 	conn, err := p.loop.Adopt(est.nc, k, true)
@@ -232,6 +233,7 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, e
 	}
 	k.conn = conn
 	p.links[k] = struct{}{}
+	p.connects.Add(1)
 	if c.User == "" {
 		p.met, p.unauth = true, est.unauth
 	}

@@ -76,6 +76,7 @@ const (
 	configGet
 	configSet
 	configResetStat
+	console // has no row of its own: see installConsole
 )
 
 // Nothing but data follows: what the commands are. How the table is made of it stands in table.go, what the upstream

@@ -92,6 +92,10 @@ type Config struct {
 	// would be.
 	Resubscribe bool
 
+	// Console answers the command PROXY, in a goroutine of its own; it bounds how long that takes. Nil, the default: the
+	// upstream is asked, which does not know the command.
+	Console func(ConsoleCommand) []byte
+
 	// LogInterval is how often the same source's refusals are logged again. Default 10 s.
 	LogInterval time.Duration
 	// Log receives the events. Default slog.Default().

@@ -10,9 +10,12 @@ import (
 )
 
 // spareDescriptors are needed besides those of clients and upstream connections: listeners, epoll, the log, and
-// connections that wait at the door or are being told a last word.
+// connections that wait at the door or are being told a last word, and those of the operator's own listeners (package
+// admin).
 func spareDescriptors(cfg *Config) int {
-	return 32 + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4+prefacesOf(cfg)) + limits.MostWaiting(cfg.Limits)
+	const operators = 2*64 + 8
+	return 32 + operators + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4+prefacesOf(cfg)) +
+		limits.MostWaiting(cfg.Limits)
 }
 
 // prefacesOf is how many connections of a loop may wait for their PROXY protocol header.

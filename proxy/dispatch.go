@@ -86,6 +86,8 @@ func (s *session) dispatchState(c command) bool {
 		return s.refuse(c)
 	case control:
 		return s.onControl(c)
+	case console:
+		return s.onConsole(c)
 	case clientPause:
 		return s.onPause(c)
 	case kill:

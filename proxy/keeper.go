@@ -64,10 +64,23 @@ func (s *session) facts() limits.ClientFacts {
 		ID: s.id, Identities: s.ticket.Identities(), Remote: s.remote, Command: s.process.Value().Command,
 		Age: now - s.created, Idle: now - s.spoke, Commands: s.commands, InUse: s.inUse(), Subscribed: s.isSubscribed(),
 	}
-	if s.last != nil {
-		f.Last = s.last.full
-	}
+	f.Last = s.lastCommand()
 	return f
+}
+
+// usage is what the ledger is told of a client that goes.
+func (s *session) usage() limits.Usage {
+	return limits.Usage{
+		Commands: s.commands, Age: s.w.clock() - s.created, Command: s.process.Value().Command, Last: s.lastCommand(),
+	}
+}
+
+// lastCommand is the last command that the client has sent, or "".
+func (s *session) lastCommand() string {
+	if s.last == nil {
+		return ""
+	}
+	return s.last.full
 }
 
 // inUse reports whether the client waits for something, or holds an upstream connection.

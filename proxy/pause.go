@@ -179,6 +179,9 @@ func (w *worker) unpause() {
 // holdBack holds a command back if the pause that is in force says so. On a pin, the upstream does that: there it stalls
 // nobody else. Rest is the input behind the command.
 func (s *session) holdBack(c command, rest []byte) bool {
+	if c.row.how == console { // whoever looks into a pause is not to wait for its end
+		return false
+	}
 	if s.pin != nil && (!c.row.interrupts() || s.pin.keepsControl()) {
 		return false
 	}

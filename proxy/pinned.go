@@ -89,6 +89,9 @@ func (s *session) onPin(c command) bool {
 	case c.row.how == subscribe:
 		return s.subscribe(c)
 	}
+	if c.row.how == console {
+		return s.onConsole(c)
+	}
 	if c.row.interrupts() && !p.keepsControl() {
 		return s.dispatchState(c)
 	}
@@ -337,6 +340,8 @@ func (s *session) relayOne(r *resp.Reader) bool {
 		return false
 	case clientKill, clientUnblock, tracking: // it would meet the connections that clients share
 		s.pin.link.Send(resp.AppendCommand(nil, row.full+" is not possible on this connection any more: use another"))
+	case console:
+		s.pin.link.Send(relayedConsole)
 	case refuse:
 		s.pin.link.Send(resp.AppendCommand(nil, row.reason()))
 	default:

@@ -43,6 +43,7 @@ type Server struct {
 
 	// Atomic.
 	ids       atomic.Int64
+	phase     atomic.Int32 // see Ready
 	counters  counters
 	audience  audience
 	gauges    gauges
@@ -51,8 +52,9 @@ type Server struct {
 	maxMemory atomic.Int64                     // Config.MaxMemoryClients, as CONFIG SET has it
 	forgotten atomic.Pointer[limits.GateStats] // what CONFIG RESETSTAT has taken from the gate's counters; or nil
 
-	clientMemory atomic.Int64 // what all sessions have in buffers, in bytes
-	easing       atomic.Bool  // it is being made less
+	clientMemory atomic.Int64   // what all sessions have in buffers, in bytes
+	easing       atomic.Bool    // it is being made less
+	consoles     sync.WaitGroup // commands that Config.Console is at
 
 	posting sync.Mutex // held while something is posted to all loops
 
@@ -78,6 +80,9 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	commands := newTable()
+	if cfg.Console != nil {
+		commands.installConsole()
+	}
 	if err := commands.restrict(cfg.AllowDangerous, cfg.DenyCommands); err != nil {
 		return nil, err
 	}
@@ -209,7 +214,9 @@ func (s *Server) Run(ctx context.Context) error {
 	err := <-started
 	if err == nil {
 		s.announce()
+		s.phase.Store(phaseServing)
 		<-ctx.Done()
+		s.phase.Store(phaseStopping)
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
 		err = s.drain()
 	}
@@ -222,6 +229,7 @@ func (s *Server) Run(ctx context.Context) error {
 		w.loop.Stop()
 	}
 	_ = running.Wait() // they return no errors
+	s.consoles.Wait()
 	s.tellSuppressed(time.Now().Add(s.cfg.LogInterval))
 	st := s.gate.Stats()
 	s.cfg.Log.Info("stopped", "clients_served", st.Total, "clients_refused", st.Refused)

@@ -31,6 +31,8 @@ func (s *session) inTransaction(c command) bool {
 		if mentions(c, "AUTH") {
 			return s.startRelay(c)
 		}
+	case console:
+		return s.spoil(noConsoleInTransaction)
 	case configSet:
 		if len(parseConfigSet(c).ours) > 0 {
 			return s.spoil(refusedInTransaction)

@@ -231,7 +231,7 @@ func (w *worker) remove(s *session) {
 	s.prev.next, s.next.prev = s.next, s.prev
 	s.prev, s.next = nil, nil
 	w.count--
-	w.srv.ledger.Closed(s.ticket.Identities(), limits.Usage{Commands: s.commands, Age: w.clock() - s.created}, w.loop.Now())
+	w.srv.ledger.Closed(s.ticket.Identities(), s.usage(), w.loop.Now())
 	s.ticket.Leave(w.loop.Now())
 	w.checkStopped()
 }

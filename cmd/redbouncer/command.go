@@ -80,8 +80,10 @@ func (inv *invocation) validate(problems []error) error {
 	}
 	if len(problems) == 0 {
 		// Only now: what does not parse is not in the Config, and the proxy would judge other values.
-		if err := inv.settings.config().Validate(); err != nil {
-			problems = append(problems, inv.explain(err))
+		for _, err := range []error{inv.settings.config().Validate(), inv.settings.adminConfig().Validate()} {
+			if err != nil {
+				problems = append(problems, inv.explain(err))
+			}
 		}
 	}
 	if len(problems) == 0 {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/redbouncer/redbouncer/proxy"
+	"github.com/redbouncer/redbouncer/proxy/admin"
 )
 
 // serve runs the proxy until a signal stops it. The proxy logs what it does.
@@ -30,11 +31,21 @@ func serve(inv *invocation, stderr io.Writer) error {
 		defer server.Close()
 		cfg.Upstream = upstream
 	}
-	server, err := proxy.New(cfg)
+	adminCfg := inv.settings.adminConfig()
+	adminCfg.Settings, adminCfg.Log = inv.reports(), log
+	operators, err := admin.New(adminCfg)
 	if err != nil {
 		// The settings make sense, but this machine does not grant them now.
 		return inv.explain(err)
 	}
+	defer operators.Stop() // after the proxy has drained, so that operators can see it
+	cfg.Console = operators.Client
+	server, err := proxy.New(cfg)
+	if err != nil {
+		return inv.explain(err)
+	}
+	operators.Attach(admin.Backends{Proxy: server, Limits: server, Ledger: server.Ledger()})
+	operators.Start()
 	return server.Run(ctx)
 }
 

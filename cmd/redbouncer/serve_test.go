@@ -36,7 +36,7 @@ func startProgram(t *testing.T, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, append(args, "--log-format", "json")...)
+	cmd := exec.Command(self, append(args, "--log-format", "json", "--admin-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")...)
 	cmd.Env = append(os.Environ(), actAsProgram+"=1")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -134,7 +134,8 @@ func TestAnAddressInUseEndsTheProgramAndIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	got := runProgram("serve", "--upstream", "embedded", "--listen", l.Addr().String())
+	got := runProgram("serve", "--upstream", "embedded", "--listen", l.Addr().String(),
+		"--admin-listen", "none", "--http-listen", "none")
 	if got.status != exitFailed || !strings.Contains(got.stderr, l.Addr().String()) || !strings.Contains(got.stderr, "in use") {
 		t.Errorf("status %d, stderr %q; want %d and %s", got.status, got.stderr, exitFailed, l.Addr())
 	}

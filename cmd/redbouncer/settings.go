@@ -4,11 +4,13 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/redbouncer/redbouncer/proxy"
+	"github.com/redbouncer/redbouncer/proxy/admin"
 )
 
 // settings is the one table of settings. A row is a setting: its name, its default, the word that stands for
@@ -43,6 +45,11 @@ type settings struct {
 	PoolTimeout     value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
 	UpstreamTimeout value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
 
+	AdminListen value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
+	AdminUsers  value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
+	StatsUsers  value[users]   `name:"stats-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use PROXY SHOW. Repeatable."`
+	HTTPListen  value[address] `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve /metrics, /healthz and /readyz there, or none."`
+
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
 	ShutdownTimeout value[limit]     `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
 	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`
@@ -53,6 +60,8 @@ type settings struct {
 func defaults() kong.Vars {
 	vars := kong.Vars{
 		"listen":         proxy.DefaultListen,
+		"admin_listen":   admin.DefaultListen,
+		"http_listen":    admin.DefaultHTTPListen,
 		"maxclients":     strconv.Itoa(proxy.DefaultMaxClients),
 		"protected_mode": proxy.DefaultProtectedMode,
 		"pool_size":      strconv.Itoa(proxy.DefaultPoolSize),
@@ -85,6 +94,7 @@ var groups = []kong.Group{
 	{Key: "file", Title: "Configuration file"},
 	{Key: "clients", Title: "Clients"},
 	{Key: "upstream", Title: "Upstream"},
+	{Key: "operator", Title: "Operator"},
 	{Key: "process", Title: "Process"},
 }
 
@@ -126,6 +136,26 @@ func (s *settings) config() proxy.Config {
 
 		Version: programVersion().number,
 	}
+}
+
+// adminConfig is what the settings mean to the operator's side. Log is left to the caller.
+func (s *settings) adminConfig() admin.Config {
+	return admin.Config{
+		Listen: string(s.AdminListen.is), HTTPListen: string(s.HTTPListen.is),
+		AdminUsers: s.AdminUsers.is, StatsUsers: s.StatsUsers.is,
+		Version: programVersion().number,
+	}
+}
+
+// reports returns the settings as check prints them, secrets masked.
+func (inv *invocation) reports() []proxy.SettingReport {
+	var out []proxy.SettingReport
+	for _, flag := range inv.table {
+		if flag.Name != "config" {
+			out = append(out, proxy.SettingReport{Name: flag.Name, Value: strings.Join(row(flag).inForce(), ",")})
+		}
+	}
+	return out
 }
 
 // logger returns the log that the settings ask for.

@@ -114,6 +114,26 @@ func (a *addresses) UnmarshalText(text []byte) error {
 
 func (a *addresses) list() []string { return *a }
 
+// address is where to listen, or none. The operator's side knows which are good.
+type address string
+
+func (a *address) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("want host:port, unix:/path or " + noNames)
+	}
+	*a = address(text)
+	return nil
+}
+
+// users are ACL users.
+type users []string
+
+func (u *users) UnmarshalText(text []byte) error {
+	return appendNames((*[]string)(u), string(text), "ACL users")
+}
+
+func (u *users) list() []string { return (*names)(u).list() }
+
 // names are commands, in the spelling of ACL rules. The proxy knows which are good.
 type names []string
 
@@ -121,15 +141,20 @@ type names []string
 const noNames = "none"
 
 func (n *names) UnmarshalText(text []byte) error {
-	for name := range strings.SplitSeq(string(text), ",") {
+	return appendNames((*[]string)(n), string(text), "names such as debug or config|set")
+}
+
+// appendNames reads names that are separated by commas, or none.
+func appendNames(list *[]string, text, want string) error {
+	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
 		switch {
-		case strings.EqualFold(name, noNames) && string(text) == name:
+		case strings.EqualFold(name, noNames) && text == name:
 			return nil
 		case name == "" || strings.EqualFold(name, noNames):
-			return errors.New("want names such as debug or config|set, several separated by commas, or " + noNames)
+			return errors.New("want " + want + ", several separated by commas, or " + noNames)
 		}
-		*n = append(*n, name)
+		*list = append(*list, name)
 	}
 	return nil
 }

@@ -1,0 +1,146 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redbouncer/redbouncer/proxy"
+)
+
+// rights are what somebody may do on the console.
+type rights uint8
+
+const (
+	noRights    rights = iota
+	statsRights        // look
+	adminRights        // look and change
+)
+
+// Who asks.
+type Who struct {
+	User   string // the ACL user; empty: nobody has been asked
+	Remote string // the address
+	Client int64  // the id of a client of the proxy; 0: it is none
+	RESP   int    // the version of the protocol for the reply: 2 or 3
+	rights rights
+}
+
+// Console answers the operator's commands. It may be used by several goroutines at once.
+type Console struct {
+	// Static after construction.
+	cfg   Config
+	slots chan struct{} // holds one for each command that is under way
+
+	// Atomic.
+	backends atomic.Pointer[Backends]
+}
+
+const (
+	// consoleTimeout bounds a command. It is for loops that are busy; on an idle machine it takes no time.
+	consoleTimeout = 5 * time.Second
+	// consoleSlots bounds the commands that run at once: each may ask all loops about all clients.
+	consoleSlots = 4
+)
+
+func newConsole(cfg Config) *Console {
+	return &Console{cfg: cfg, slots: make(chan struct{}, consoleSlots)}
+}
+
+// rightsOf returns what an ACL user may do. Who may do all need not be in both lists.
+func (c *Console) rightsOf(user string) rights {
+	switch {
+	case slices.Contains(c.cfg.AdminUsers, user):
+		return adminRights
+	case slices.Contains(c.cfg.StatsUsers, user):
+		return statsRights
+	}
+	return noRights
+}
+
+// Client answers PROXY on the port of the data. It is a proxy.Config.Console.
+func (c *Console) Client(cmd proxy.ConsoleCommand) []byte {
+	args := make([]string, 0, len(cmd.Args))
+	for _, arg := range cmd.Args[1:] {
+		args = append(args, string(arg))
+	}
+	return c.Execute(context.Background(), args, Who{
+		User: cmd.User, Remote: cmd.Remote, Client: cmd.Client, RESP: cmd.RESP, rights: c.rightsOf(cmd.User),
+	})
+}
+
+// Execute carries out a command, whose words come without PROXY, and returns the reply.
+func (c *Console) Execute(ctx context.Context, args []string, who Who) []byte {
+	ctx, cancel := context.WithTimeout(ctx, consoleTimeout)
+	defer cancel()
+	if who.rights == noRights {
+		return refusal(who, "proxy") // which verbs there are is none of their business
+	}
+	b := c.backends.Load()
+	if b == nil {
+		return failure(errors.New("the proxy is starting"))
+	}
+	verb, rest, err := findVerb(args)
+	switch {
+	case err != nil:
+		return failure(err)
+	case verb.changes && who.rights < adminRights:
+		return refusal(who, "proxy|"+strings.ToLower(strings.ReplaceAll(verb.words, " ", "|")))
+	}
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return failure(errors.New("too many commands of the console are under way"))
+	}
+	r := &request{Backends: *b, console: c, args: rest, who: who}
+	if err := r.takeFormat(verb); err != nil {
+		return failure(err)
+	}
+	answer, err := verb.run(ctx, r)
+	if verb.changes {
+		c.note(verb, rest, who, answer, err)
+	}
+	if err != nil {
+		return failure(err)
+	}
+	return r.encode(answer)
+}
+
+// note tells the log who has changed what.
+func (c *Console) note(v *verb, args []string, who Who, answer any, err error) {
+	attrs := []any{"command", oneLine(strings.Join(append([]string{"PROXY", v.words}, args...), " ")), "client", who.Remote}
+	if who.User != "" {
+		attrs = append(attrs, "user", who.User)
+	}
+	if err != nil {
+		c.cfg.Log.Warn("console: a change was refused", append(attrs, "error", err)...)
+		return
+	}
+	if n, ok := answer.(int); ok {
+		attrs = append(attrs, "clients", n)
+	}
+	c.cfg.Log.Info("console: changed", attrs...)
+}
+
+// refusal is Redis's for a user without the permission, and says what would give it.
+func refusal(who Who, what string) []byte {
+	return fmt.Appendf(nil, "-NOPERM User %s has no permissions to run the '%s' command: see the settings admin-users and "+
+		"stats-users\r\n", oneLine(who.User), what)
+}
+
+func failure(err error) []byte { return fmt.Appendf(nil, "-ERR %s\r\n", oneLine(err.Error())) }
+
+// oneLine keeps what others have said from breaking out of a line of the protocol, or of the terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}

@@ -1,0 +1,77 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	// probeTimeout bounds what /readyz waits for the upstream.
+	probeTimeout = 2 * time.Second
+	// probeAge is how long the outcome is good for: however often it is asked for, the upstream is asked once a second.
+	probeAge = time.Second
+	// scrapesAtOnce bounds the scrapes that are under way.
+	scrapesAtOnce = 4
+)
+
+// probe knows whether the proxy is ready.
+type probe struct {
+	console *Console
+
+	// mu guards the following fields, and has one ask at a time.
+	mu    sync.Mutex
+	asked time.Time
+	err   error
+}
+
+// ready returns why clients are not served; nil: they are.
+func (p *probe) ready() error {
+	b := p.console.backends.Load()
+	if b == nil {
+		return fmt.Errorf("the proxy is starting")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.asked) < probeAge {
+		return p.err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	p.err, p.asked = b.Proxy.Ready(ctx), time.Now()
+	return p.err
+}
+
+// newHTTP returns the server of metrics and probes. Each of its timeouts bounds somebody who trickles.
+func newHTTP(console *Console, log *slog.Logger) *http.Server {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{console},
+	)
+	ready := &probe{console: console}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), MaxRequestsInFlight: scrapesAtOnce,
+		Timeout: 2 * consoleTimeout,
+	}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready.ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return &http.Server{
+		Handler: mux, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+}
