@@ -91,7 +91,7 @@ const script = `
 	X> PROXY SET maxclients 0
 	X< -ERR maxclients 0: argument must be between 1 and 4294967295 inclusive
 	X> PROXY SET pool-size 7
-	X< -ERR pool-size cannot be set while the proxy runs: want one of maxclients, timeout, tcp-keepalive
+	X< -ERR pool-size cannot be set while the proxy runs: want one of maxclients, timeout, tcp-keepalive, maxmemory-clients
 	X> PROXY SET maxclients
 	X< -ERR want a setting and its value, as in PROXY SET maxclients 20000, or PROXY SET LIMIT and a rule
 	X> PROXY SET timeout 0
@@ -184,7 +184,7 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> SHOW CONFIG maxclients FORMAT TABLE
 		a< =50\r\ntxt:name        value  live\nmaxclients  10000  yes
 		a> SHOW QUEUE FORMAT WIDE
-		a~ ^=\d+\r\ntxt:addr +source +rule +waiting_s +bytes\n
+		a~ ^=\d+\r\ntxt:addr +source +rule +value +waiting_s +bytes +inside\n
 		a> HELLO 2
 		a~ ^\*14\r\n
 		a> SHOW CONFIG maxclients FORMAT MAP
