@@ -111,7 +111,7 @@ const script = `
 	X> PROXY SET LIMIT
 	X< -ERR want a rule, as SHOW LIMITS shows them
 	X> PROXY SHOW QUEUE
-	X~ \r\n\+10.0.0.8:2  10.0.0.8  addr        1.5     31\r\n$
+	X~ \r\n\+10.0.0.8:2  10.0.0.8  addr  -            1.5     31  no\r\n$
 	X> PROXY SHOW SOURCES user
 	X~ ^\*3\r\n\+source +open .*\r\n\+many +7 .* 1.25 .*\r\n\+few +1 .*\r\n$
 	X> PROXY SHOW SOURCES
