@@ -13,6 +13,7 @@ import (
 const (
 	direct     = "direct"
 	redbouncer = "redbouncer"
+	withLimits = "redbouncer+limits" // with a rule of each kind
 	twemproxy  = "twemproxy"
 )
 
@@ -24,6 +25,8 @@ type contender struct {
 	name string
 	// program is what to look for. Zero: no peer.
 	program program
+	// ours: it is the proxy under test, set up otherwise. It takes part if it is named.
+	ours bool
 	// versionFlag makes the program print its version. Empty: do not ask.
 	versionFlag string
 	// config is the text of its configuration file, at place.config. Nil: it has none.
@@ -50,6 +53,7 @@ type place struct {
 var contenders = []contender{
 	{name: direct},
 	{name: redbouncer, args: redbouncerArgs},
+	{name: withLimits, ours: true, args: limitsArgs},
 	{
 		name: twemproxy, program: program{"nutcracker", "nutcracker"}, versionFlag: "-V",
 		config: twemproxyConfig, args: twemproxyArgs,
@@ -57,6 +61,9 @@ var contenders = []contender{
 }
 
 func (c contender) peer() bool { return c.program != program{} }
+
+// named reports whether --peers decides on its taking part.
+func (c contender) named() bool { return c.peer() || c.ours }
 
 func redbouncerArgs(at place) []string {
 	return []string{
@@ -68,6 +75,25 @@ func redbouncerArgs(at place) []string {
 		"--http-listen", "none",
 		"--maxclients", strconv.Itoa(at.maxClients),
 	}
+}
+
+// limitsArgs have a rule of each kind, none of which refuses anybody: what counting costs.
+func limitsArgs(at place) []string {
+	args := redbouncerArgs(at)
+	for _, rule := range []string{
+		"addr each maxclients 100000 new-connections-per-second 1000000 max-idle 1h max-in-flight 8000",
+		"addr 127.0.0.0/8 maxclients 100000",
+		"listener each maxclients 100000",
+		"user each maxclients 100000 max-pins 1000",
+		"name bench:* maxclients 100000",
+		"lib each maxclients 100000",
+		"process each maxclients 100000 client-output-buffer-limit 1gb client-query-buffer-limit 1gb",
+		"container each maxclients 100000",
+		"total new-connections-per-second 1000000 overflow queue",
+	} {
+		args = append(args, "--limit", rule)
+	}
+	return args
 }
 
 // twemproxyConfig is one pool with one server over one connection: what twemproxy does best, and the nearest
@@ -111,7 +137,7 @@ func contenderNamed(name string) (contender, bool) {
 func peerNames() []string {
 	var names []string
 	for _, c := range contenders {
-		if c.peer() {
+		if c.named() {
 			names = append(names, c.name)
 		}
 	}
@@ -122,16 +148,20 @@ func peerNames() []string {
 // and the report says so; without the proxy under test there is nothing to do.
 func (s *session) enlist(ctx context.Context) ([]contender, error) {
 	var enlisted []contender
+	ours := ""
 	for _, c := range contenders {
 		var err error
 		switch {
 		case c.name == direct:
-		case c.name == redbouncer:
-			if c.binary, err = s.proxyBinary(ctx); err != nil {
-				return nil, err
-			}
-		case !slices.Contains(s.peers, c.name):
+		case c.named() && !slices.Contains(s.peers, c.name):
 			continue
+		case c.name == redbouncer || c.ours:
+			if ours == "" {
+				if ours, err = s.proxyBinary(ctx); err != nil {
+					return nil, err
+				}
+			}
+			c.binary = ours
 		default:
 			if c.binary, err = c.program.find(); err != nil {
 				s.report.Skipped = append(s.report.Skipped, fmt.Sprintf("%s: skipped: %v", c.name, err))

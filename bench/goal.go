@@ -44,6 +44,11 @@ var goals = []goal{
 		comparison{"1,000 clients", redisCPU, direct}.measure},
 	{"50 clients, pipeline of 16: throughput, of direct", atLeast, 0.65, asFineRatio,
 		comparison{"50 clients, pipeline of 16", throughput, direct}.measure},
+	{"50 clients: CPU a command with limits, of without", atMost, 1.03, asFineRatio, withLimitsOf("50 clients")},
+	{"1,000 clients: CPU a command with limits, of without", atMost, 1.03, asFineRatio, withLimitsOf("1,000 clients")},
+	{"50 clients, pipeline of 16: CPU a command with limits, of without", atMost, 1.03, asFineRatio,
+		withLimitsOf("50 clients, pipeline of 16")},
+	{"storm: p99 of clients that are in, of calm", atMost, 2, asFineRatio, stormRatio},
 	{"memory of an idle client", atMost, 1024, asBytes, idleMemory},
 }
 
@@ -60,6 +65,26 @@ func (c comparison) measure(r *report) (spread, error) {
 		return spread{}, err
 	}
 	return result.compare(c.metric, redbouncer, c.to)
+}
+
+// withLimitsOf is what a load costs with a rule of each kind, of what it costs without.
+func withLimitsOf(load string) func(*report) (spread, error) {
+	return func(r *report) (spread, error) {
+		result, err := r.load(load)
+		if err != nil {
+			return spread{}, err
+		}
+		return result.compare(proxyCPU, withLimits, redbouncer)
+	}
+}
+
+func stormRatio(r *report) (spread, error) {
+	for _, x := range r.Storms {
+		if x.Name == redbouncer {
+			return spreadOf([]float64{float64(x.Storm.P99) / float64(x.Calm.P99)})
+		}
+	}
+	return spread{}, fmt.Errorf("the scenario storm has no figure")
 }
 
 func idleMemory(r *report) (spread, error) {

@@ -30,6 +30,8 @@ type settings struct {
 	duration time.Duration
 	// idleClients is how many clients the scenario idle connects.
 	idleClients int
+	// storm is how long the scenario storm measures, in calm and in the storm each.
+	storm time.Duration
 	// settle is how long they are left alone before memory is read.
 	settle time.Duration
 	// proxy is the program to measure as redbouncer. Empty: it is built from this module.
@@ -126,6 +128,7 @@ func parseSettings(args []string, stderr io.Writer) (settings, error) {
 	flags.DurationVar(&set.duration, "duration", defaultDuration, "aim at this `time` for one measurement")
 	flags.IntVar(&set.idleClients, "idle-clients", 10000, "connect `N` clients in the scenario idle")
 	flags.DurationVar(&set.settle, "settle", 5*time.Second, "leave idle clients alone for this `time` before memory is read")
+	flags.DurationVar(&set.storm, "storm", 20*time.Second, "measure for this `time` in calm and in the storm each")
 	flags.StringVar(&set.proxy, "proxy", "", "measure the program at `path`; without it, redbouncer is built from this module")
 	flags.StringVar(&peers, "peers", strings.Join(peerNames(), ","), "measure these `names` beside it, or none")
 	flags.BoolVar(&set.pin, "pin", false, "keep the load on CPU 0 and the servers on CPU 1: steadier, less lifelike")
@@ -152,11 +155,14 @@ func (set settings) validate() error {
 	case set.idleClients < 1 || set.idleClients > 50000:
 		return fmt.Errorf("--idle-clients %d: want 1 to 50000", set.idleClients)
 	}
+	if set.storm < 100*time.Millisecond || set.storm > 5*time.Minute {
+		return fmt.Errorf("--storm %s: want 100ms to 5m", set.storm)
+	}
 	if set.settle < 0 || set.settle > 10*time.Minute {
 		return fmt.Errorf("--settle %s: want 0s to 10m", set.settle)
 	}
 	for _, name := range set.peers {
-		if c, ok := contenderNamed(name); !ok || !c.peer() {
+		if c, ok := contenderNamed(name); !ok || !c.named() {
 			return fmt.Errorf("--peers: %q is not known; want none, or some of %s", name, strings.Join(peerNames(), ","))
 		}
 	}

@@ -10,13 +10,14 @@ import (
 
 // report is everything that a run found out. It is also the JSON.
 type report struct {
-	Machine  string       `json:"machine"`
-	Settings string       `json:"settings"`
-	Versions []string     `json:"versions"`
-	Skipped  []string     `json:"skipped,omitempty"`
-	Loads    []loadResult `json:"loads,omitempty"`
-	Idle     []idleResult `json:"idle,omitempty"`
-	Verdicts []verdict    `json:"verdicts"`
+	Machine  string        `json:"machine"`
+	Settings string        `json:"settings"`
+	Versions []string      `json:"versions"`
+	Skipped  []string      `json:"skipped,omitempty"`
+	Loads    []loadResult  `json:"loads,omitempty"`
+	Idle     []idleResult  `json:"idle,omitempty"`
+	Storms   []stormResult `json:"storms,omitempty"`
+	Verdicts []verdict     `json:"verdicts"`
 }
 
 // loadResult is what the targets did under one load.

@@ -19,6 +19,7 @@ type scenario struct {
 // scenarios run in this order.
 var scenarios = []scenario{
 	{"table", "throughput and CPU a command, beside the contenders", measureLoads, printLoads},
+	{"storm", "what clients that are in notice of many that are refused", measureStorm, printStorms},
 	{"idle", "memory of clients that have spoken once and wait", measureIdle, printIdle},
 }
 

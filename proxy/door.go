@@ -20,9 +20,20 @@ type caller struct {
 	ids    limits.Identities
 	remote string // its address, as CLIENT LIST shows it
 
-	// The two ends of a TCP connection, by which its process may be found; not valid where they say nothing of the client.
+	onHost  bool         // a TCP client of this host, whose process may be found
+	process peer.Process // where it is known already
+
+	// The two ends of such a client's connection. They are asked for before it is attached, and only if they are needed:
+	// most who are refused cost as little as can be.
 	local, peer netip.AddrPort
-	process     peer.Process // where it is known already
+}
+
+// ends returns the caller with the ends of its connection.
+func (c caller) ends() caller {
+	if c.onHost {
+		c.local, c.peer = c.in.Addrs()
+	}
+	return c
 }
 
 // call returns what is known of a client that has said nothing.
@@ -30,8 +41,8 @@ func (s *Server) call(in eventloop.Incoming, listener string) caller {
 	c := caller{in: in, remote: in.Remote()}
 	c.ids[limits.ByListener], c.ids[limits.ByUser] = listener, s.cfg.Upstream.User()
 	if !strings.HasPrefix(listener, "unix:") {
-		c.local, c.peer = in.Addrs()
 		c.ids[limits.ByAddr] = hostOf(c.remote)
+		c.onHost = isLocal(c.remote)
 		return c
 	}
 	c.ids[limits.ByAddr] = strings.TrimSuffix(c.remote, ":0")
@@ -50,11 +61,14 @@ func (s *Server) knock(w *worker, c caller) {
 	switch t.State() {
 	case limits.Admitted:
 		s.tellObserved(t, c.remote)
+		c = c.ends()
+		s.keepAliveOf(c.in)
 		if !s.hand(w, func() { w.admit(c, t) }, c.in) {
 			t.Leave(now)
 		}
 	case limits.Waiting:
-		d.ticket = t
+		d.ticket, d.caller = t, c.ends()
+		s.keepAliveOf(c.in)
 		if !s.hand(w, d.open, c.in) {
 			t.Leave(now)
 		}

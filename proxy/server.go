@@ -266,12 +266,12 @@ func (s *Server) announce() {
 
 // incoming puts a new client on a loop, in turn, if the gate lets it in.
 func (s *Server) incoming(in eventloop.Incoming, listener string) {
-	in.KeepAlive(time.Duration(s.keepAlive.Load()))
 	w := s.workers[s.turn%len(s.workers)]
 	s.turn++
 	c := s.call(in, listener)
 	switch {
 	case slices.Contains(s.cfg.AcceptProxy, listener):
+		s.keepAliveOf(in)
 		s.hand(w, func() { w.introduce(c) }, in)
 	case s.turnsAway(&c):
 		s.hand(w, func() { w.refuse(c, replyProtected) }, in)
@@ -279,6 +279,9 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 		s.knock(w, c)
 	}
 }
+
+// keepAliveOf has the kernel probe a client that stays. Who is refused does not.
+func (s *Server) keepAliveOf(in eventloop.Incoming) { in.KeepAlive(time.Duration(s.keepAlive.Load())) }
 
 // turnsAway reports whether protected mode refuses a client. One that there is no place for anyway is told that instead.
 func (s *Server) turnsAway(c *caller) bool {
@@ -334,7 +337,7 @@ func (s *Server) tellRefused(t *limits.Ticket, c caller) {
 			s.log(r, c.remote)
 		}
 	}
-	if !c.peer.IsValid() || !s.resolver.Lookup(c.local, c.peer, done) {
+	if c = c.ends(); !c.peer.IsValid() || !s.resolver.Lookup(c.local, c.peer, done) {
 		done(c.process, c.process.PID != 0)
 	}
 }

@@ -300,7 +300,7 @@ type listener struct {
 }
 
 // acceptBatch bounds the connections that are accepted in one turn, so that those already in are served too.
-const acceptBatch = 256
+const acceptBatch = 32
 
 // listenPolled accepts on the loop itself. It reports false for a listener that is not a plain socket's.
 func (l *Loop) listenPolled(ln net.Listener, accept func(Incoming)) (func(), bool, error) {
