@@ -3,6 +3,7 @@ package eventloop
 import (
 	"errors"
 	"net"
+	"net/netip"
 )
 
 // Handler is told what happens to a Conn. All calls come from the loop; a handler may call any method of the
@@ -45,7 +46,8 @@ type Conn struct {
 type Incoming struct {
 	nc     net.Conn // nil for a plain socket
 	fd     int
-	tcp    bool // fd is a TCP socket
+	tcp    bool           // fd is a TCP socket
+	peer   netip.AddrPort // of a TCP socket
 	remote string
 }
 

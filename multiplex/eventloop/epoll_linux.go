@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -210,8 +211,10 @@ func (c *Conn) readFD() {
 		c.fail(errno)
 	case n == 0:
 		c.eof = true
-		c.updateInterest()
 		c.h.EOF()
+		if !c.closed { // most are
+			c.updateInterest()
+		}
 	default:
 		c.h.Data(buf[:n])
 	}
@@ -317,7 +320,9 @@ func (l *Loop) listenPolled(ln net.Listener, accept func(Incoming)) (func(), boo
 		return nil, false, fmt.Errorf("listener %s: cannot duplicate its descriptor", ln.Addr())
 	}
 	x := &listener{l: l, fd: fd, accept: accept, tcp: ln.Addr().Network() == "tcp"}
-	if !x.tcp {
+	if x.tcp {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // Linux has accepted sockets inherit it
+	} else {
 		x.path = ln.Addr().String()
 	}
 	l.poller.accept[fd] = x
@@ -341,9 +346,12 @@ func (x *listener) acceptAll() {
 		if x.closed {
 			return
 		}
-		fd, sa, err := unix.Accept4(x.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch err {
-		case nil:
+		var sa unix.RawSockaddrAny
+		size := uint32(unix.SizeofSockaddrAny)
+		fd, _, errno := syscall.RawSyscall6(syscall.SYS_ACCEPT4, uintptr(x.fd), uintptr(unsafe.Pointer(&sa)),
+			uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		switch errno {
+		case 0:
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
 		case unix.EAGAIN:
@@ -352,13 +360,27 @@ func (x *listener) acceptAll() {
 			x.rest()
 			return
 		}
-		in := Incoming{fd: fd, tcp: x.tcp, remote: x.path + ":0"}
+		in := Incoming{fd: int(fd), tcp: x.tcp, remote: x.path + ":0"}
 		if x.tcp {
-			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-			in.remote = sockaddr(sa)
+			in.peer = rawAddrPort(&sa)
+			in.remote = in.peer.String()
 		}
 		x.accept(in)
 	}
+}
+
+// rawAddrPort is the address that accept has told; an IPv4-mapped one as IPv4.
+func rawAddrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
+	port := func(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), port(&in.Port))
+	case unix.AF_INET6:
+		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), port(&in.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // rest stops accepting for a moment: the system has no descriptors left, and would wake the loop at once again.

@@ -8,8 +8,7 @@ import (
 
 func (in Incoming) addrsFD() (local, remote netip.AddrPort) {
 	own, _ := unix.Getsockname(in.fd)
-	other, _ := unix.Getpeername(in.fd) // fails when the client has gone
-	return sockaddrPort(own), sockaddrPort(other)
+	return sockaddrPort(own), in.peer
 }
 
 func sockaddrPort(sa unix.Sockaddr) netip.AddrPort {
