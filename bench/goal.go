@@ -49,6 +49,7 @@ var goals = []goal{
 	{"50 clients, pipeline of 16: CPU a command with limits, of without", atMost, 1.03, asFineRatio,
 		withLimitsOf("50 clients, pipeline of 16")},
 	{"storm: p99 of clients that are in, of calm", atMost, 2, asFineRatio, stormRatio},
+	{"fair: longest wait of a client behind a flood from elsewhere, ms", atMost, 50, asMicroseconds, fairWait},
 	{"memory of an idle client", atMost, 1024, asBytes, idleMemory},
 }
 

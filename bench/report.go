@@ -17,6 +17,7 @@ type report struct {
 	Loads    []loadResult  `json:"loads,omitempty"`
 	Idle     []idleResult  `json:"idle,omitempty"`
 	Storms   []stormResult `json:"storms,omitempty"`
+	Fair     *fairResult   `json:"fair,omitempty"`
 	Verdicts []verdict     `json:"verdicts"`
 }
 

@@ -20,6 +20,7 @@ type scenario struct {
 var scenarios = []scenario{
 	{"table", "throughput and CPU a command, beside the contenders", measureLoads, printLoads},
 	{"storm", "what clients that are in notice of many that are refused", measureStorm, printStorms},
+	{"fair", "how long a single client waits behind a flood from another address", measureFair, printFair},
 	{"idle", "memory of clients that have spoken once and wait", measureIdle, printIdle},
 }
 
