@@ -169,7 +169,7 @@ func TestASettingThatCannotBeUsedIsNamed(t *testing.T) {
 		"--settle 1h":        "--settle 1h",
 		"--peers redbouncer": `"redbouncer" is not known`,
 		"--peers none nosuch": `scenario "nosuch" is not known; ` +
-			"want some of table, idle",
+			"want some of table, storm, fair, idle",
 	} {
 		err := run(context.Background(), strings.Fields(args), io.Discard, io.Discard)
 		if err == nil || !strings.Contains(err.Error(), want) {
