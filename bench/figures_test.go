@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What is done with the figures: medians, ratios within a round, verdicts.
@@ -78,9 +79,12 @@ func TestABoundIsMetAtTheBound(t *testing.T) {
 	r := steady(map[string]sample{
 		direct:     {RequestsPerSecond: 100, RedisCPU: 10},
 		redbouncer: {RequestsPerSecond: 95, RedisCPU: 4, ProxyCPU: 9},
+		withLimits: {RequestsPerSecond: 95, RedisCPU: 4, ProxyCPU: 9.27},
 		twemproxy:  {RequestsPerSecond: 90, RedisCPU: 3, ProxyCPU: 10},
 	})
 	r.Idle = []idleResult{{Name: redbouncer, Clients: 10, Before: 1 << 20, After: 1<<20 + 10*1024}}
+	r.Storms = []stormResult{{Name: redbouncer, Calm: latencies{P99: 1000}, Storm: latencies{P99: 2000}}}
+	r.Fair = &fairResult{Single: latencies{Max: 50 * time.Millisecond}}
 	for i, got := range outcomes(r) {
 		if got != "met" {
 			t.Errorf("%s: %s", r.Verdicts[i].Promise, got)
@@ -92,9 +96,12 @@ func TestABoundIsMissedPastTheBound(t *testing.T) {
 	r := steady(map[string]sample{
 		direct:     {RequestsPerSecond: 100, RedisCPU: 10},
 		redbouncer: {RequestsPerSecond: 64, RedisCPU: 4.1, ProxyCPU: 9.1},
+		withLimits: {RequestsPerSecond: 95, RedisCPU: 4, ProxyCPU: 9.4},
 		twemproxy:  {RequestsPerSecond: 90, RedisCPU: 3, ProxyCPU: 10},
 	})
 	r.Idle = []idleResult{{Name: redbouncer, Clients: 10, Before: 1 << 20, After: 1<<20 + 10*1025}}
+	r.Storms = []stormResult{{Name: redbouncer, Calm: latencies{P99: 1000}, Storm: latencies{P99: 2001}}}
+	r.Fair = &fairResult{Single: latencies{Max: 51 * time.Millisecond}}
 	for i, got := range outcomes(r) {
 		if got != "NOT met" {
 			t.Errorf("%s: %s", r.Verdicts[i].Promise, got)
@@ -125,6 +132,8 @@ func TestEveryGoalRefersToALoadAndAContenderThatExist(t *testing.T) {
 	}
 	r := steady(everyone)
 	r.Idle = []idleResult{{Name: redbouncer, Clients: 1}}
+	r.Storms = []stormResult{{Name: redbouncer, Calm: latencies{P99: 1}}}
+	r.Fair = &fairResult{}
 	for i, outcome := range outcomes(r) {
 		if strings.HasPrefix(outcome, "not measured") {
 			t.Errorf("%s: %s", goals[i].promise, outcome)

@@ -39,6 +39,7 @@ func relay(args []string) error {
 	flags.String("admin-listen", "", "")
 	flags.String("http-listen", "", "")
 	flags.Int("maxclients", 0, "")
+	flags.Func("limit", "", func(string) error { return nil })
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func nothingIsLeft(t *testing.T, temp string) {
 
 func TestARunPrintsItsTablesAndLeavesNothing(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out.json")
-	args, temp := small(t, "--json", out)
+	args, temp := small(t, "--json", out, "table", "idle")
 	var stdout, stderr bytes.Buffer
 	if err := run(context.Background(), args, &stdout, &stderr); err != nil {
 		t.Fatalf("%v\n%s", err, &stderr)
