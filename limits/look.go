@@ -13,7 +13,7 @@ type ClientFacts struct {
 	Command    string        // the command line of its process, shortened
 	Age        time.Duration // since it connected
 	Idle       time.Duration // since its last command, or since it connected
-	Commands   uint64        // those of its library's handshake included
+	Commands   uint64        // those of its library's handshake included, and a subscriber's signs of life not
 	InUse      bool          // in flight, blocked, or in a transaction
 	Subscribed bool
 	Last       string // its last command
@@ -51,6 +51,7 @@ type sight struct {
 	typical    *ClientFacts // until the look is over: whose last command most have in common
 	votes      int
 	restVotes  bool // of those that are not used, since there are some
+	lent       int  // counted here, and open on the page of the source without a name
 	mark       int  // the source's place in Ledger.sources, plus one
 }
 
@@ -107,6 +108,7 @@ func (lk *look) at(f *ClientFacts) {
 			p = lk.find(k, lk.books[k].pages[value])
 		}
 		p.sight.see(f, &lk.rules)
+		p.sight.vote(f)
 	}
 	source := appendSource(lk.buf[:0], f.Identities)
 	if len(source) == 0 {
@@ -115,9 +117,29 @@ func (lk *look) at(f *ClientFacts) {
 	p := lk.recent[bySource]
 	if p == nil || p.value != string(source) {
 		p = lk.find(bySource, lk.books[bySource].pages[string(source)])
+		lk.introduce(p, source, f.Identities)
+	}
+	if by := p.goesBy; f.Commands == 0 && by != nil && by.open > 0 {
+		p = lk.find(bySource, by)
+		p.sight.lent++
+		p.sight.see(f, &lk.rules)
+		return
 	}
 	p.sight.see(f, &lk.rules)
+	p.sight.vote(f)
 	lk.use(p, f)
+}
+
+// introduce has the connections of a process that have said nothing yet, and so no name, looked at as those of a source of
+// that process with a name: they are likely to be of one pool, of which most are spare.
+func (lk *look) introduce(p *page, source []byte, ids *Identities) {
+	if ids[ByPID] == "" || ids[ByName] == "" {
+		return
+	}
+	bare := source[:len(source)-len(" ")-len(ids[ByName])]
+	if q := lk.books[bySource].pages[string(bare)]; q != nil && (q.goesBy == nil || q.goesBy.open == 0) {
+		q.goesBy = p
+	}
 }
 
 // find begins the look at a page: that of the others, if there is none. The page of a client that was closed between
@@ -184,7 +206,6 @@ func (s *sight) see(f *ClientFacts, rules *SuspectRules) {
 		s.sentBefore += f.Commands
 	}
 	s.rank(f)
-	s.vote(f)
 }
 
 // rank keeps the oldest connections, the oldest first.
