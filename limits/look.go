@@ -39,7 +39,7 @@ type sight struct {
 	window     int // whose end it was
 	level          // of these, pool, quiet and silent are of use to sources only
 	inUse      int
-	atOnce     int // in use within a few milliseconds of each other
+	atOnce     int // in use within so short a time that it was at once
 	idle       int
 	neverSpoke int
 	subscribed int
@@ -239,7 +239,7 @@ func (s *sight) vote(f *ClientFacts) {
 
 const (
 	useBits   = 32
-	together  = 5 * time.Millisecond
+	together  = 25 * time.Millisecond // as far apart as the threads of a burst come on a busy machine
 	handshake = time.Second
 )
 
@@ -257,9 +257,9 @@ func (lk *look) use(p *page, f *ClientFacts) {
 	lk.uses = append(lk.uses, key)
 }
 
-// findUsesAtOnce finds the bursts that come and go between two looks. Connections whose last commands were sent within
-// a few milliseconds were, to all appearances, needed at once. A pool that is used in turn, quickly, looks the same:
-// then the number is too high, and the pool is not called too large where it may be.
+// findUsesAtOnce finds the bursts that come and go between two looks. Connections whose last commands were sent that
+// close together were, to all appearances, needed at once. A pool that is used in turn, quickly, looks the same: then the
+// number is too high, and the pool is not called too large where it may be.
 func (l *Ledger) findUsesAtOnce() {
 	slices.Sort(l.uses)
 	first := 0

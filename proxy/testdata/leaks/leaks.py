@@ -114,10 +114,16 @@ def bursty():
     """Has little to do, and a great deal every twenty seconds. Its pool keeps what it has."""
     client = redis.Redis(**where, client_name=name)
 
+    def request():
+        with client.client() as connection:
+            connection.get("greeting")
+            time.sleep(0.03)  # a page is made
+            connection.set("greeting", "hello")
+
     def work(i):
         client.get("greeting")
         if i % 100 < 8:
-            at_once(40, lambda: client.set("greeting", "hello"))
+            at_once(40, request)
 
     each(0.2, work)
 

@@ -154,7 +154,13 @@ func bursty(ctx context.Context, opts redis.Options) {
 		}
 		var all sync.WaitGroup
 		for range 40 {
-			all.Go(func() { client.Set(ctx, "greeting", "hello", 0) })
+			all.Go(func() {
+				conn := client.Conn()
+				defer conn.Close()
+				conn.Get(ctx, "greeting")
+				time.Sleep(30 * time.Millisecond) // a page is made
+				conn.Set(ctx, "greeting", "hello", 0)
+			})
 		}
 		all.Wait()
 	})
