@@ -20,6 +20,7 @@ type page struct {
 	// looking guards the following fields. Observe holds mu as well when it changes them, but for sight.atOnce.
 	command string // the command line of its process
 	last    string // its last command
+	goesBy  *page  // of a process's source without a name: one with a name, whose silent connections these may be
 	sight   sight  // the last look
 	sent    uint64 // what the clients had sent at the last look
 	windows int    // how many of flows are filled

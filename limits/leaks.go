@@ -13,6 +13,7 @@ type leakCase struct {
 	*page
 	rules *SuspectRules
 	clock *windowClock
+	among map[string]*page // all sources
 }
 
 // leakTest is a leak rule: whether it holds now, and what it has to say then.

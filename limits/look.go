@@ -13,7 +13,7 @@ type ClientFacts struct {
 	Command    string        // the command line of its process, shortened
 	Age        time.Duration // since it connected
 	Idle       time.Duration // since its last command, or since it connected
-	Commands   uint64        // those of its library's handshake included
+	Commands   uint64        // those of its library's handshake included, and a subscriber's signs of life not
 	InUse      bool          // in flight, blocked, or in a transaction
 	Subscribed bool
 	Last       string // its last command
@@ -39,7 +39,7 @@ type sight struct {
 	window     int // whose end it was
 	level          // of these, pool, quiet and silent are of use to sources only
 	inUse      int
-	atOnce     int // in use within a few milliseconds of each other
+	atOnce     int // in use within so short a time that it was at once
 	idle       int
 	neverSpoke int
 	subscribed int
@@ -51,6 +51,7 @@ type sight struct {
 	typical    *ClientFacts // until the look is over: whose last command most have in common
 	votes      int
 	restVotes  bool // of those that are not used, since there are some
+	lent       int  // counted here, and open on the page of the source without a name
 	mark       int  // the source's place in Ledger.sources, plus one
 }
 
@@ -107,6 +108,7 @@ func (lk *look) at(f *ClientFacts) {
 			p = lk.find(k, lk.books[k].pages[value])
 		}
 		p.sight.see(f, &lk.rules)
+		p.sight.vote(f)
 	}
 	source := appendSource(lk.buf[:0], f.Identities)
 	if len(source) == 0 {
@@ -115,9 +117,29 @@ func (lk *look) at(f *ClientFacts) {
 	p := lk.recent[bySource]
 	if p == nil || p.value != string(source) {
 		p = lk.find(bySource, lk.books[bySource].pages[string(source)])
+		lk.introduce(p, source, f.Identities)
+	}
+	if by := p.goesBy; f.Commands == 0 && by != nil && by.open > 0 {
+		p = lk.find(bySource, by)
+		p.sight.lent++
+		p.sight.see(f, &lk.rules)
+		return
 	}
 	p.sight.see(f, &lk.rules)
+	p.sight.vote(f)
 	lk.use(p, f)
+}
+
+// introduce has the connections of a process that have said nothing yet, and so no name, looked at as those of a source of
+// that process with a name: they are likely to be of one pool, of which most are spare.
+func (lk *look) introduce(p *page, source []byte, ids *Identities) {
+	if ids[ByPID] == "" || ids[ByName] == "" {
+		return
+	}
+	bare := source[:len(source)-len(" ")-len(ids[ByName])]
+	if q := lk.books[bySource].pages[string(bare)]; q != nil && (q.goesBy == nil || q.goesBy.open == 0) {
+		q.goesBy = p
+	}
 }
 
 // find begins the look at a page: that of the others, if there is none. The page of a client that was closed between
@@ -184,7 +206,6 @@ func (s *sight) see(f *ClientFacts, rules *SuspectRules) {
 		s.sentBefore += f.Commands
 	}
 	s.rank(f)
-	s.vote(f)
 }
 
 // rank keeps the oldest connections, the oldest first.
@@ -218,7 +239,7 @@ func (s *sight) vote(f *ClientFacts) {
 
 const (
 	useBits   = 32
-	together  = 5 * time.Millisecond
+	together  = 25 * time.Millisecond // as far apart as the threads of a burst come on a busy machine
 	handshake = time.Second
 )
 
@@ -236,9 +257,9 @@ func (lk *look) use(p *page, f *ClientFacts) {
 	lk.uses = append(lk.uses, key)
 }
 
-// findUsesAtOnce finds the bursts that come and go between two looks. Connections whose last commands were sent within
-// a few milliseconds were, to all appearances, needed at once. A pool that is used in turn, quickly, looks the same:
-// then the number is too high, and the pool is not called too large where it may be.
+// findUsesAtOnce finds the bursts that come and go between two looks. Connections whose last commands were sent that
+// close together were, to all appearances, needed at once. A pool that is used in turn, quickly, looks the same: then the
+// number is too high, and the pool is not called too large where it may be.
 func (l *Ledger) findUsesAtOnce() {
 	slices.Sort(l.uses)
 	first := 0

@@ -54,18 +54,27 @@ type trial struct {
 
 // judge looks for suspects among the sources. It is called once a window, with looking and mu held.
 func (l *Ledger) judge(now time.Time) (notices []Notice) {
-	for _, p := range l.books[bySource].pages {
-		c := leakCase{page: p, rules: &l.rules, clock: &l.clock}
-		if what := c.judge(now); what != "" {
-			c.past.told = now
-			notices = append(notices, Notice{what, c.suspected()})
-			if what == Cleared {
-				c.past.suspect = nil
+	for _, isProcess := range [...]bool{true, false} {
+		for _, p := range l.books[bySource].pages {
+			if p.ids[ByPID] != "" != isProcess {
+				continue
+			}
+			c := l.leakCase(p)
+			if what := c.judge(now); what != "" {
+				c.past.told = now
+				notices = append(notices, Notice{what, c.suspected()})
+				if what == Cleared {
+					c.past.suspect = nil
+				}
 			}
 		}
 	}
 	slices.SortFunc(notices, func(a, b Notice) int { return cmp.Compare(a.Source, b.Source) })
 	return notices
+}
+
+func (l *Ledger) leakCase(p *page) leakCase {
+	return leakCase{page: p, rules: &l.rules, clock: &l.clock, among: l.books[bySource].pages}
 }
 
 // judge returns what there is to tell of a source, or "".
@@ -83,7 +92,7 @@ func (c leakCase) judge(now time.Time) string {
 		}
 	}
 	if t.suspect == nil {
-		if best < 0 {
+		if best < 0 || c.isRest(leakTests[best].rule) {
 			return ""
 		}
 		c.name(best, now)
@@ -109,6 +118,22 @@ func (c leakCase) judge(now time.Time) string {
 		return Still
 	}
 	return ""
+}
+
+// isRest reports whether this is what is left of a process that is named already: connections so short that the process was
+// found for most, and for these not.
+func (c leakCase) isRest(rule LeakRule) bool {
+	if rule != Churn || c.ids[ByPID] != "" {
+		return false
+	}
+	short := c.flow(c.clock, minute).short
+	for _, p := range c.among {
+		if s := p.past.suspect; s != nil && s.Rule == rule && p.ids[ByPID] != "" && p.ids[ByAddr] == c.ids[ByAddr] &&
+			p.ids[ByName] == c.ids[ByName] && p.flow(c.clock, minute).short > short {
+			return true
+		}
+	}
+	return false
 }
 
 // name makes the source a suspect, or changes the rule that it is one by.
@@ -155,6 +180,7 @@ func (c leakCase) lasts() bool {
 func (c leakCase) suspected() Suspect {
 	s := *c.past.suspect
 	s.Identities, s.Report = c.ids, c.report(c.clock)
+	s.Report.Open += c.sight.lent
 	return s
 }
 
@@ -177,7 +203,7 @@ func (l *Ledger) Suspects() []Suspect {
 	var suspects []Suspect
 	for _, p := range l.books[bySource].pages {
 		if p.past.suspect != nil {
-			suspects = append(suspects, leakCase{page: p, rules: &l.rules, clock: &l.clock}.suspected())
+			suspects = append(suspects, l.leakCase(p).suspected())
 		}
 	}
 	slices.SortFunc(suspects, func(a, b Suspect) int {

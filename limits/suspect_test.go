@@ -91,6 +91,38 @@ func TestAPoolThatIsFilledInAdvanceByAProgramAtWorkIsTooLargeAtMost(t *testing.T
 	}
 }
 
+func TestASparePoolIsNotTakenForAProgramOfItsOwnBecauseItHasNotSaidItsName(t *testing.T) {
+	bare := *processOf(7, "app")
+	bare[limits.ByName] = ""
+	for inUse, want := range map[int][]string{
+		2:  {"40s named pool-too-large"},
+		15: nil,
+	} {
+		w := watch(t, "", func(p *pooled) {
+			for len(p.conns) < 24 {
+				p.conns = append(p.conns, p.open(&bare))
+			}
+			if p.age < 2 {
+				return
+			}
+			for _, c := range p.conns[:inUse] { // their name is the first that they say
+				if c.ids == &bare {
+					p.ledger.Changed(&bare, p.ids, p.now)
+					c.ids = p.ids
+				}
+			}
+			p.atOnce(inUse, 10*time.Millisecond)
+		})
+		w.says(5*time.Minute, want...)
+		if inUse == 2 {
+			w.because("24 connections are open, and at most 2 of them have been in use at once", "a pool of 5 would do")
+			if s := w.last; s.Source != "python3[7] app" || s.Identities[limits.ByName] != "app" || s.Report.Open != 24 {
+				t.Errorf("it is %s, known as %q, with %d connections", s.Source, s.Identities, s.Report.Open)
+			}
+		}
+	}
+}
+
 func TestAConnectionPerRequestIsChurnUpToAFewCommands(t *testing.T) {
 	request := func(commands uint64, lives int) func(p *pooled) {
 		return func(p *pooled) {
@@ -113,6 +145,29 @@ func TestAConnectionPerRequestIsChurnUpToAFewCommands(t *testing.T) {
 	w.says(2*time.Minute, "65s named churn")
 	w = watch(t, "growing off\npool-too-large off", request(8, 31))
 	w.says(2 * time.Minute)
+}
+
+// Of connections that live for a millisecond, the process is not always found in time.
+func TestWhoseProcessIsNotAlwaysFoundIsNamedOnce(t *testing.T) {
+	lost := *processOf(7, "app")
+	lost[limits.ByPID], lost[limits.ByProcess] = "", ""
+	requests := func(found, missed int) func(*pooled) {
+		return func(p *pooled) {
+			for i := range found + missed {
+				ids := p.ids
+				if i >= found {
+					ids = &lost
+				}
+				p.close(p.open(ids).handshake())
+			}
+		}
+	}
+	w := watch(t, "", requests(9, 1))
+	w.says(5*time.Minute, "25s named churn")
+	if w.last.Source != "python3[7] app" {
+		t.Errorf("named is %s", w.last.Source)
+	}
+	watch(t, "", requests(1, 9)).says(time.Minute, "25s named churn", "35s named churn") // then there is somebody else, too
 }
 
 func TestARestartIsNoChurn(t *testing.T) {

@@ -35,7 +35,7 @@ func (s *Server) keepUntil(ctx context.Context, done chan<- struct{}) {
 			st := s.gate.Stats()
 			clients.look(s, st.Open, st.Max, s.topByClients)
 			pool.look(s, s.openUpstream(), s.budget.Size(), s.topByPins)
-			if now.Sub(looked) >= limits.LedgerWindow {
+			if now.Sub(looked) >= limits.LedgerWindow-keepEvery/2 { // a tick may come a little early
 				looked = now
 				s.look(facts)
 			}
@@ -62,7 +62,7 @@ func (s *session) facts() limits.ClientFacts {
 	now := s.w.clock()
 	f := limits.ClientFacts{
 		ID: s.id, Identities: s.ticket.Identities(), Remote: s.remote, Command: s.process.Value().Command,
-		Age: now - s.created, Idle: now - s.spoke, Commands: s.commands, InUse: s.inUse(), Subscribed: s.isSubscribed(),
+		Age: now - s.created, Idle: now - s.used, Commands: s.doings(), InUse: s.inUse(), Subscribed: s.isSubscribed(),
 	}
 	f.Last = s.lastCommand()
 	return f
@@ -71,14 +71,38 @@ func (s *session) facts() limits.ClientFacts {
 // usage is what the ledger is told of a client that goes.
 func (s *session) usage() limits.Usage {
 	return limits.Usage{
-		Commands: s.commands, Age: s.w.clock() - s.created, Command: s.process.Value().Command, Last: s.lastCommand(),
+		Commands: s.doings(), Age: s.w.clock() - s.created, Command: s.process.Value().Command, Last: s.lastCommand(),
 	}
 }
 
-// lastCommand is the last command that the client has sent, or "".
+// count notes that a command has been sent.
+func (s *session) count() {
+	s.commands++
+	if s.showsLife() {
+		s.signs++
+		return
+	}
+	s.used = s.w.clock()
+}
+
+// showsLife reports whether the last command only keeps a connection open that is there to listen. go-redis sends one every
+// three seconds for each subscriber, whether or not anybody reads what comes: that a connection is used it does not say.
+func (s *session) showsLife() bool { return s.last != nil && s.last.name == "PING" && s.isSubscribed() }
+
+// doings is how many commands the client has sent that are more than a sign of life.
+func (s *session) doings() uint64 { return s.commands - uint64(s.signs) }
+
+// lastCommand is the last of them, or "". A subscriber's is taken to be that by which it became one.
 func (s *session) lastCommand() string {
-	if s.last == nil {
+	switch {
+	case s.last == nil:
 		return ""
+	case s.showsLife():
+		for f, channels := range s.subs.to {
+			if len(channels) > 0 {
+				return familyWords[f].subscribe
+			}
+		}
 	}
 	return s.last.full
 }
@@ -111,7 +135,9 @@ func (s *Server) tellSuspect(n limits.Notice) {
 	for _, c := range n.Report.Oldest {
 		oldest = append(oldest, fmt.Sprintf("%s (age %s, idle %s)", c.Remote, c.Age.Truncate(time.Second), c.Idle.Truncate(time.Second)))
 	}
-	attrs = append(attrs, slog.String("oldest", strings.Join(oldest, ", ")))
+	if len(oldest) > 0 {
+		attrs = append(attrs, slog.String("oldest", strings.Join(oldest, ", ")))
+	}
 	level, what := slog.LevelWarn, "connection leak suspected"
 	switch n.What {
 	case limits.Still:

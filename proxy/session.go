@@ -112,9 +112,10 @@ type session struct {
 
 	// What CLIENT LIST tells of it. Owned by the loop.
 	active   time.Duration // when it last sent something, or was sent something
-	spoke    time.Duration // when it last sent something, or connected
+	used     time.Duration // when it last sent a command that is no sign of life, or connected
 	process  unique.Handle[peer.Process]
-	last     *row // of its last command
+	last     *row   // of its last command
+	signs    uint32 // of life, among its commands
 	commands uint64
 	received uint64 // bytes
 	sent     uint64 // bytes
@@ -154,7 +155,6 @@ func (w *waiting) queued() bool {
 // Data implements eventloop.Handler: the client has sent something.
 func (s *session) Data(b []byte) {
 	s.active = s.w.clock()
-	s.spoke = s.active
 	s.received += uint64(len(b))
 	if len(s.in) == 0 {
 		s.stuck = 0
@@ -163,6 +163,7 @@ func (s *session) Data(b []byte) {
 	case s.state >= leaving, s.doom != nil:
 		return
 	case s.relaying:
+		s.used = s.active
 		s.relay(b)
 		return
 	case s.inPlace:
@@ -240,7 +241,7 @@ func (s *session) advance(in []byte, borrowed bool) {
 			if !s.dispatch(r, in[:n], in[n:], borrowed) {
 				break
 			}
-			s.commands++
+			s.count()
 		}
 		in = in[n:]
 		if s.partial != nil {

@@ -202,7 +202,7 @@ func (w *worker) admitLate(conn *eventloop.Conn, c caller, t *limits.Ticket, hea
 func (w *worker) newSession(c caller, t *limits.Ticket) *session {
 	now := w.clock()
 	s := &session{
-		w: w, id: w.ids.Add(1), remote: c.remote, ticket: t, created: now, active: now, spoke: now,
+		w: w, id: w.ids.Add(1), remote: c.remote, ticket: t, created: now, active: now, used: now,
 		process: unique.Make(c.process),
 	}
 	t.Hold(s)
