@@ -99,7 +99,7 @@ func (r *refusal) end() {
 // commands gets the text, for a while. All others get it once.
 func (r *refusal) Data(b []byte) {
 	r.in = append(r.in, b...)
-	if len(r.in) <= waitingInput {
+	if len(r.in) <= waitingInput && !r.outsider {
 		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.answer)
 	}
 	if !r.gone && !r.peek.checking {
