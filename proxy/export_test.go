@@ -1,6 +1,10 @@
 package proxy
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/redbouncer/redbouncer/limits"
+)
 
 // UseStreams has a server handle every connection as it does on systems without epoll, and over TLS.
 func UseStreams(c *Config) { c.streams = true }
@@ -76,4 +80,17 @@ var IsLocal = isLocal
 func Gauges(s *Server) [4]int64 {
 	g := &s.gauges
 	return [4]int64{g.blocked.Load(), g.subscribed.Load(), g.tracking.Load(), g.watching.Load()}
+}
+
+// BecomeKnown has a client's identity become known, as when its process is found while it is at work.
+func BecomeKnown(s *Server, remote string, kind limits.IdentityKind, value string) {
+	for _, w := range s.workers {
+		w.loop.Post(func() {
+			for x := range w.all {
+				if x.remote == remote {
+					x.know(func(ids *limits.Identities) { ids[kind] = value })
+				}
+			}
+		})
+	}
 }

@@ -458,3 +458,29 @@ func TestTheLogTellsWhichRuleRefusesAndWhom(t *testing.T) {
 	}
 	allGone(t, p)
 }
+
+// A client that a rule refuses late, when it waits in BLPOP already, would wait there, and hold its upstream connection,
+// for as long as it likes.
+func TestAClientThatIsRefusedWhileItWaitsForOthersGoes(t *testing.T) {
+	withRules(t, 100, []string{"user app maxclients 1"}, func(t *testing.T, _ *proxytest.Server, p *proxytest.Running) {
+		first := proxytest.Dial(t, p.Addr())
+		first.Do("AUTH", "app", "pw")
+		second := proxytest.Dial(t, p.Addr())
+		second.Send("BLPOP", "queue", "0")
+		eventually(t, "a client that waits", func() string {
+			if n := proxy.Gauges(p.Server)[0]; n != 1 {
+				return fmt.Sprint(n)
+			}
+			return ""
+		})
+		proxy.BecomeKnown(p.Server, second.LocalAddr(), limits.ByUser, "app") // as when its process is found late
+		second.SetTimeout(5 * time.Second)
+		if got := string(second.ReadAll()); got != refusalText {
+			t.Errorf("the one that waits was told %q", got)
+		}
+		if got := string(first.Do("RPUSH", "queue", "x")); got != ":1\r\n" {
+			t.Errorf("the other one: %q", got)
+		}
+		first.Close()
+	})
+}
