@@ -70,7 +70,9 @@ func (g *Gate) Admit(ids *Identities, holder Holder, now time.Time) *Ticket {
 	g.mu.Lock()
 	t.prev, t.next = g.tickets.prev, &g.tickets
 	t.prev.next, g.tickets.prev = t, t
-	t.become(*ids)
+	short := *ids
+	short.shorten()
+	t.become(short)
 	g.decide(t, now)
 	g.unlock()
 	return t

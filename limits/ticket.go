@@ -124,6 +124,7 @@ func (t *Ticket) Identify(change func(*Identities), now time.Time) TicketState {
 	defer g.unlock()
 	ids := t.who.Identities
 	change(&ids)
+	ids.shorten()
 	if ids == t.who.Identities || t.prev == nil {
 		return t.state
 	}
