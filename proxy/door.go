@@ -77,7 +77,11 @@ func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []by
 	d := &door{w: w, caller: c, conn: conn, heard: heard}
 	now := w.loop.Now()
 	d.ticket = s.gate.Admit(&c.ids, d, now)
-	switch d.ticket.State() {
+	// Whoever leaves on another loop may have had it decided since Admit, which Decided tells as well: the state that is seen
+	// here is the one that counts, and a door that does not wait is closed.
+	state := d.ticket.State()
+	d.closed = state != limits.Waiting
+	switch state {
 	case limits.Admitted:
 		s.tellObserved(d.ticket, c.remote)
 		w.admitLate(conn, c, d.ticket, heard)

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"net"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
 )
@@ -93,4 +96,33 @@ func BecomeKnown(s *Server, remote string, kind limits.IdentityKind, value strin
 			}
 		})
 	}
+}
+
+// KnockWhileOneLeaves has a client knock on a loop, as one whose address a proxy has told, while the only one that is in
+// leaves.
+func KnockWhileOneLeaves(s *Server) error {
+	w := s.workers[len(s.workers)-1]
+	ours, theirs := net.Pipe()
+	d := &door{w: w}
+	first := s.gate.Admit(&limits.Identities{limits.ByAddr: "192.0.2.1"}, d, time.Now())
+	var begun atomic.Bool
+	left, knocked := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for !begun.Load() {
+		}
+		first.Leave(time.Now())
+		close(left)
+	}()
+	w.loop.Post(func() {
+		conn, err := w.loop.Adopt(ours, d, false)
+		begun.Store(true)
+		if err == nil {
+			s.knockWith(w, caller{remote: "127.0.0.1:1", ids: limits.Identities{limits.ByAddr: "127.0.0.1"}}, conn, nil)
+		}
+		knocked <- err
+	})
+	<-left
+	err := <-knocked
+	_ = theirs.Close()
+	return err
 }

@@ -484,3 +484,16 @@ func TestAClientThatIsRefusedWhileItWaitsForOthersGoes(t *testing.T) {
 		first.Close()
 	})
 }
+
+// A client that has to wait, and is decided on before it does, is decided on once.
+func TestAClientIsLetInOnceThoughSomebodyLeavesAsItKnocks(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.MaxClients, c.Limits = 1, parseRules(t, "total overflow queue queue-timeout 10s")
+	})
+	for range 200 {
+		if err := proxy.KnockWhileOneLeaves(p.Server); err != nil {
+			t.Fatal(err)
+		}
+		allGone(t, p)
+	}
+}
