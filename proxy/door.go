@@ -275,20 +275,17 @@ func (p *peek) check(w *worker, claim claim, c *caller, then func()) {
 
 // enter lets the client in if it has a place.
 func (p *peek) enter(w *worker, c *caller, recognised func(*limits.Ticket) bool) bool {
-	h := &lateHolder{}
-	t := w.srv.gate.Admit(&c.ids, h, w.loop.Now())
-	if t.State() == limits.Admitted && recognised(t) {
+	t := w.srv.gate.AdmitAtOnce(&c.ids, w.loop.Now())
+	if t == nil {
+		return false
+	}
+	if recognised(t) {
 		p.idle = true
 		return true
 	}
 	t.Leave(w.loop.Now())
 	return false
 }
-
-// lateHolder holds a ticket that is given back at once if it is not admitted.
-type lateHolder struct{}
-
-func (*lateHolder) Decided(*limits.Ticket) {}
 
 // claim is what a command says of its client.
 type claim struct {

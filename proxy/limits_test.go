@@ -497,3 +497,20 @@ func TestAClientIsLetInOnceThoughSomebodyLeavesAsItKnocks(t *testing.T) {
 		allGone(t, p)
 	}
 }
+
+func TestARefusedClientThatSaysWhoItIsIsCountedOnce(t *testing.T) {
+	withRules(t, 2, []string{"user ops reserved 1"}, func(t *testing.T, _ *proxytest.Server, p *proxytest.Running) {
+		proxytest.Converse(t, p.Addr(), nil, `
+			a> PING
+			a< +PONG
+			b+ CLIENT SETNAME b
+			b> AUTH other pw
+			b< -ERR max number of clients reached
+			b< (end)
+			a: close
+		`)
+		if n := p.Stats().Refused; n != 1 {
+			t.Errorf("%d clients were refused, want 1", n)
+		}
+	})
+}
