@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -512,5 +513,31 @@ func TestARefusedClientThatSaysWhoItIsIsCountedOnce(t *testing.T) {
 		if n := p.Stats().Refused; n != 1 {
 			t.Errorf("%d clients were refused, want 1", n)
 		}
+	})
+}
+
+func TestARefusedClientIsNotReadWhileItsPasswordIsChecked(t *testing.T) {
+	withRules(t, 2, []string{"user ops reserved 1"}, func(t *testing.T, s *proxytest.Server, p *proxytest.Running) {
+		first := proxytest.Dial(t, p.Addr())
+		first.Do("PING")
+		busy := proxytest.Dial(t, s.Addr())
+		busy.Send("EVAL", `local t = redis.call("TIME")[1]; while redis.call("TIME")[1] - t < 2 do end`, "0")
+		time.Sleep(50 * time.Millisecond)
+
+		c, err := net.Dial("tcp", p.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = c.Write([]byte(proxytest.Command("AUTH", "other", "pw")))
+		_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)) // before it has been told
+		flood := []byte(strings.Repeat("x", 100<<20))
+		time.Sleep(20 * time.Millisecond)
+		n, _ := c.Write(flood)
+		if n > 20<<20 { // the kernel takes some
+			t.Errorf("%d bytes of a client that is refused are kept", n)
+		}
+		busy.ReadReply()
+		first.Close()
 	})
 }

@@ -102,8 +102,12 @@ func (r *refusal) Data(b []byte) {
 	if len(r.in) <= waitingInput && !r.outsider {
 		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.answer)
 	}
-	if !r.gone && !r.peek.checking {
+	switch {
+	case r.gone:
+	case !r.peek.checking:
 		r.answer()
+	case len(r.in) > waitingInput:
+		r.conn.PauseRead()
 	}
 }
 
@@ -123,6 +127,7 @@ func (r *refusal) answer() {
 	if r.gone {
 		return
 	}
+	r.conn.ResumeRead()
 	r.peek.checked = 0 // what has been answered is not heard again
 	for len(r.in) > 0 {
 		n, err := r.reader.Next(r.in)
