@@ -95,6 +95,22 @@ func MostWaiting(rules []Rule) (n int) {
 	return n
 }
 
+// MostWaiting returns how many connections the rules in force may keep waiting at the door; given more rules, as if those
+// were in force as well, each in the place of the one with the same head.
+func (g *Gate) MostWaiting(more ...Rule) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.mostOutside() + MostWaiting(more)
+	for i := range more {
+		for _, r := range append([]*ruleState{g.total.rule}, g.rules...) {
+			if r.Head() == more[i].Head() {
+				n -= r.mostOutside()
+			}
+		}
+	}
+	return n
+}
+
 // displace makes room in a full queue for a ticket from a place that has clearly fewer waiting than another.
 func (g *Gate) displace(t *Ticket, x *group) bool {
 	var most []*Ticket

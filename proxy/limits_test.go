@@ -541,3 +541,19 @@ func TestARefusedClientIsNotReadWhileItsPasswordIsChecked(t *testing.T) {
 		first.Close()
 	})
 }
+
+func TestARuleWhoseQueueNeedsMoreFilesThanThereCanBeIsNotPutInForce(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.Limits = parseRules(t, "total overflow queue queue-size 10") })
+	before := fmt.Sprint(p.Server.Rules())
+	for _, rule := range []string{"total overflow queue queue-size 2000000000", "addr each maxclients 1 overflow queue queue-size 2000000000"} {
+		if err := p.Server.SetRule(rule); err == nil || !strings.Contains(err.Error(), "open as many files") {
+			t.Errorf("%s: %v", rule, err)
+		}
+	}
+	if after := fmt.Sprint(p.Server.Rules()); after != before {
+		t.Errorf("in force are %s, want %s", after, before)
+	}
+	if err := p.Server.SetRule("total overflow queue queue-size 20"); err != nil {
+		t.Error(err)
+	}
+}
