@@ -557,3 +557,31 @@ func TestARuleWhoseQueueNeedsMoreFilesThanThereCanBeIsNotPutInForce(t *testing.T
 		t.Error(err)
 	}
 }
+
+// The settings are those in force, not those of the start.
+func TestTheSettingLimitIsWhatIsInForce(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.Limits = parseRules(t, "addr each maxclients 5") })
+	limit := func(want string) {
+		t.Helper()
+		for _, s := range p.Server.Settings() {
+			if s.Name == "limit" {
+				if s.Value != want || !s.Live {
+					t.Errorf("limit is %+v, want %s", s, want)
+				}
+				return
+			}
+		}
+		t.Error("there is no setting limit")
+	}
+	limit("addr each maxclients 5")
+	if err := p.Server.SetRule("total overflow queue"); err != nil {
+		t.Fatal(err)
+	}
+	limit("total overflow queue;addr each maxclients 5")
+	for _, head := range []string{"total", "addr each"} {
+		if err := p.Server.UnsetRule(head); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit("none")
+}
