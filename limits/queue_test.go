@@ -171,3 +171,15 @@ func TestWhoAsksForAPlaceAtOnceTakesNobodysPlaceInTheQueue(t *testing.T) {
 		t.Error(left)
 	}
 }
+
+// Who has come from another queue, where patience is greater, does not keep those behind from being told in time.
+func TestEachWaitsForItsOwnTime(t *testing.T) {
+	s := newStage(t, 1, "total overflow queue queue-timeout 10s")
+	s.come("in", "192.0.2.1")
+	s.come("patient", "192.0.2.2")
+	s.rule("total overflow queue queue-timeout 1s")
+	s.come("other", "192.0.2.2")
+	s.passes(2 * time.Second)
+	s.are(waiting, "patient")
+	s.are(refused, "other")
+}
