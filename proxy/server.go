@@ -62,6 +62,8 @@ type Server struct {
 	turn       int // which worker gets the next client
 	processes  map[int]*knownProcess
 	attending  bool // somebody waits at the gate
+	evicting   bool // idle clients are being looked for
+	evictNext  time.Time
 	stopAccept []func()
 }
 
@@ -376,9 +378,7 @@ const attendEvery = 5 * time.Millisecond
 
 func (s *Server) attendOnce() {
 	w := s.workers[0]
-	for _, e := range s.gate.Evictions() {
-		s.evict(e)
-	}
+	s.evict()
 	s.attending = s.gate.Tick(time.Now())
 	if s.attending {
 		w.loop.AfterFunc(attendEvery, s.attendOnce)
