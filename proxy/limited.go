@@ -16,9 +16,11 @@ func (s *session) know(change func(*limits.Identities)) {
 	}
 	before := s.ticket.Identities()
 	state := s.ticket.Identify(change, s.w.loop.Now())
-	if after := s.ticket.Identities(); *after != *before {
-		s.w.srv.ledger.Changed(before, after, s.w.loop.Now())
+	after := s.ticket.Identities()
+	if *after == *before {
+		return // the outcome is known
 	}
+	s.w.srv.ledger.Changed(before, after, s.w.loop.Now())
 	switch state {
 	case limits.Waiting:
 		s.limited = true

@@ -585,3 +585,25 @@ func TestTheSettingLimitIsWhatIsInForce(t *testing.T) {
 	}
 	limit("none")
 }
+
+// The log tells of each client once, however often it says the same of itself again.
+func TestAClientThatWouldHaveBeenRefusedIsToldOfOnce(t *testing.T) {
+	log := &lockedBuffer{}
+	_, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.Limits = parseRules(t, "name app maxclients 1 overflow observe")
+		c.Log, c.LogInterval = slog.New(slog.NewTextHandler(log, nil)), time.Second
+	})
+	for range 2 {
+		c := proxytest.Dial(t, p.Addr())
+		defer c.Close()
+		c.Do("PING")
+		time.Sleep(300 * time.Millisecond) // its process is found
+		for range 10 {
+			c.Do("CLIENT", "SETNAME", "app")
+		}
+	}
+	time.Sleep(2500 * time.Millisecond)
+	if text := log.String(); strings.Count(text, "would have been refused") != 1 {
+		t.Errorf("the log says\n%s", text)
+	}
+}
