@@ -70,9 +70,36 @@ func (g *Gate) Admit(ids *Identities, holder Holder, now time.Time) *Ticket {
 	g.mu.Lock()
 	t.prev, t.next = g.tickets.prev, &g.tickets
 	t.prev.next, g.tickets.prev = t, t
-	t.become(*ids)
+	short := *ids
+	short.shorten()
+	t.become(short)
 	g.decide(t, now)
 	g.unlock()
+	return t
+}
+
+// AdmitAtOnce lets in a client that there is a place for now, and returns nil otherwise: it is neither refused nor does it
+// wait, and nobody else makes room for it. It is for somebody who has a ticket, or has been refused, and turns out to be
+// somebody else; the ticket's holder is for Hold to say.
+func (g *Gate) AdmitAtOnce(ids *Identities, now time.Time) *Ticket {
+	t := &Ticket{gate: g}
+	t.bounds.Store(&unbounded)
+	short := *ids
+	short.shorten()
+	g.mu.Lock()
+	defer g.unlock()
+	t.become(short)
+	wanted := g.match(t, now)
+	if g.blocked(t, wanted, now) != nil {
+		for _, x := range wanted {
+			x.forget()
+		}
+		t.forget()
+		return nil
+	}
+	t.prev, t.next = g.tickets.prev, &g.tickets
+	t.prev.next, g.tickets.prev = t, t
+	g.count(t, wanted, now)
 	return t
 }
 

@@ -37,6 +37,19 @@ func ParseIdentityKind(word string) (IdentityKind, bool) {
 // Identities are the values that a client has, one a kind. What is not known is "".
 type Identities [IdentityKinds]string
 
+// MaxIdentity is how many bytes of a value a gate takes account of. Clients choose names of hundreds of megabytes, if they
+// are let, and what a client was called is remembered when it has gone.
+const MaxIdentity = 256
+
+// shorten cuts what is too long. What is cut does not keep the whole alive.
+func (ids *Identities) shorten() {
+	for k, value := range ids {
+		if len(value) > MaxIdentity {
+			ids[k] = strings.Clone(value[:MaxIdentity])
+		}
+	}
+}
+
 // Source is who a client is taken to be when leaks are looked for, and when sources share: the process if it is on this
 // host, else the address; and the name that the client goes by, if any.
 func (ids *Identities) Source() string {

@@ -2,6 +2,7 @@ package limits
 
 import (
 	"cmp"
+	"container/heap"
 	"slices"
 	"time"
 )
@@ -91,6 +92,22 @@ func (r *Rule) mostOutside() int {
 func MostWaiting(rules []Rule) (n int) {
 	for i := range rules {
 		n += rules[i].mostOutside()
+	}
+	return n
+}
+
+// MostWaiting returns how many connections the rules in force may keep waiting at the door; given more rules, as if those
+// were in force as well, each in the place of the one with the same head.
+func (g *Gate) MostWaiting(more ...Rule) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.mostOutside() + MostWaiting(more)
+	for i := range more {
+		for _, r := range append([]*ruleState{g.total.rule}, g.rules...) {
+			if r.Head() == more[i].Head() {
+				n -= r.mostOutside()
+			}
+		}
 	}
 	return n
 }
@@ -189,7 +206,7 @@ func (g *Gate) Tick(now time.Time) bool {
 		for _, list := range x.queue.places {
 			for _, t := range slices.Clone(list) {
 				if now.Before(t.wait.until) {
-					break
+					continue // those behind may be less patient
 				}
 				g.dequeue(t)
 				g.refuse(t, x)
@@ -249,13 +266,19 @@ type Eviction struct {
 	waiters []*Ticket
 }
 
-// Evictions returns what evictions are needed and have not been asked for yet. Of each, Choose is to be asked whom to
-// close, and then Done is to be called.
+// MaxEvictions bounds the groups that Evictions returns at once: a rule for each value may have any number.
+const MaxEvictions = 16
+
+// Evictions returns what evictions are needed and have not been asked for yet, some of them if there are many. Of each,
+// Choose is to be asked whom to close, and then Done is to be called.
 func (g *Gate) Evictions() []*Eviction {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var out []*Eviction
 	for x := range g.queues {
+		if len(out) == MaxEvictions {
+			break
+		}
 		if x.rule.Overflow != EvictIdle {
 			continue
 		}
@@ -280,43 +303,76 @@ type Candidate struct {
 	Ticket    *Ticket
 	Idle      time.Duration
 	Evictable bool // it holds no state, and has nothing in flight
+}
 
-	place string
+// evictable are the candidates of a place, the one that has been idle for longest first.
+type evictable struct {
+	clients    int // of the place, in the group
+	candidates []Candidate
+}
+
+// evictables is a heap, with the place on top from which the next one is to go.
+type evictables []*evictable
+
+func (h evictables) Len() int      { return len(h) }
+func (h evictables) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h evictables) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(h[j].clients, h[i].clients), cmp.Compare(h[j].candidates[0].Idle, h[i].candidates[0].Idle)) < 0
+}
+func (h *evictables) Push(x any) { *h = append(*h, x.(*evictable)) }
+func (h *evictables) Pop() any {
+	last := len(*h) - 1
+	x := (*h)[last]
+	*h = (*h)[:last]
+	return x
 }
 
 // Choose returns those of the candidates that are to be closed, one for each who waits, as far as there are any: of the
 // place that has the most clients in the group, the one that has been idle for longest; then again. Candidates are all
 // clients that are in.
-func (e *Eviction) Choose(candidates []Candidate) []Candidate {
+func (e *Eviction) Choose(candidates []Candidate) (chosen []Candidate) {
+	h := e.places(candidates)
+	heap.Init(&h)
+	for len(chosen) < len(e.waiters) && len(h) > 0 {
+		p := h[0]
+		chosen = append(chosen, p.candidates[0])
+		p.clients--
+		if p.candidates = p.candidates[1:]; len(p.candidates) == 0 {
+			heap.Pop(&h)
+		} else {
+			heap.Fix(&h, 0)
+		}
+	}
+	return chosen
+}
+
+// places returns the places of the candidates that may be closed.
+func (e *Eviction) places(candidates []Candidate) (out evictables) {
+	all := map[string]*evictable{}
 	e.gate.mu.Lock()
-	perPlace := map[string]int{}
-	var evictable []Candidate
 	for _, c := range candidates {
 		t := c.Ticket
 		if !t.inside || e.group != e.gate.total && !slices.Contains(t.groups, e.group) {
 			continue
 		}
-		perPlace[t.who.place]++
+		p := all[t.who.place]
+		if p == nil {
+			p = &evictable{}
+			all[t.who.place] = p
+		}
+		p.clients++
 		if c.Evictable && !t.privileged {
-			c.place = t.who.place
-			evictable = append(evictable, c)
+			p.candidates = append(p.candidates, c)
 		}
 	}
 	e.gate.mu.Unlock()
-	slices.SortFunc(evictable, func(a, b Candidate) int { return int(b.Idle - a.Idle) })
-	var chosen []Candidate
-	for len(chosen) < len(e.waiters) && len(evictable) > 0 {
-		best := 0
-		for i, c := range evictable {
-			if perPlace[c.place] > perPlace[evictable[best].place] {
-				best = i
-			}
+	for _, p := range all {
+		if len(p.candidates) > 0 {
+			slices.SortFunc(p.candidates, func(a, b Candidate) int { return cmp.Compare(b.Idle, a.Idle) })
+			out = append(out, p)
 		}
-		perPlace[evictable[best].place]--
-		chosen = append(chosen, evictable[best])
-		evictable = slices.Delete(evictable, best, best+1)
 	}
-	return chosen
+	return out
 }
 
 // Done says how many of the chosen are being closed. Those for whom nobody makes room are refused, the latest first.

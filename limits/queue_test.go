@@ -144,3 +144,42 @@ func TestAnEvictionConcernsThoseWhoAreCountedByTheRule(t *testing.T) {
 	e[0].Done(0, s.now)
 	s.empties()
 }
+
+// Who turns out to be somebody else is let in if there is a place, and otherwise nobody has noticed.
+func TestWhoAsksForAPlaceAtOnceTakesNobodysPlaceInTheQueue(t *testing.T) {
+	s := newStage(t, 2, "total overflow queue queue-size 2", "user ops reserved 1", "addr each maxclients 1")
+	s.come("in", "192.0.2.1")
+	s.come("first", "192.0.2.2")
+	s.come("second", "192.0.2.2")
+	before, rules := s.gate.Stats(), fmt.Sprint(s.gate.Rules())
+	if a := s.gate.AdmitAtOnce(&limits.Identities{limits.ByAddr: "192.0.2.3", limits.ByUser: "app"}, s.now); a != nil {
+		t.Error("somebody was let in where others wait")
+	}
+	if after := s.gate.Stats(); after != before {
+		t.Errorf("%+v, and after somebody has asked %+v", before, after)
+	}
+	if after := fmt.Sprint(s.gate.Rules()); after != rules {
+		t.Errorf("%s, and after somebody has asked %s", rules, after)
+	}
+	ops := s.gate.AdmitAtOnce(&limits.Identities{limits.ByAddr: "192.0.2.3", limits.ByUser: "ops"}, s.now)
+	if ops == nil {
+		t.Fatal("a place is reserved for ops")
+	}
+	ops.Leave(s.now)
+	s.goes("first", "second", "in")
+	if left := s.gate.Remembered(); left != "" {
+		t.Error(left)
+	}
+}
+
+// Who has come from another queue, where patience is greater, does not keep those behind from being told in time.
+func TestEachWaitsForItsOwnTime(t *testing.T) {
+	s := newStage(t, 1, "total overflow queue queue-timeout 10s")
+	s.come("in", "192.0.2.1")
+	s.come("patient", "192.0.2.2")
+	s.rule("total overflow queue queue-timeout 1s")
+	s.come("other", "192.0.2.2")
+	s.passes(2 * time.Second)
+	s.are(waiting, "patient")
+	s.are(refused, "other")
+}

@@ -70,10 +70,8 @@ func (t *Ticket) Bounds() *Bounds { return t.bounds.Load() }
 // become changes what is known of a ticket's client.
 func (t *Ticket) become(ids Identities) {
 	known := t.gate.known
-	if old := t.who; old != nil {
-		if old.n--; old.n == 0 {
-			delete(known, old.Identities)
-		}
+	if t.who != nil {
+		t.forget()
 	}
 	w := known[ids]
 	if w == nil {
@@ -85,6 +83,13 @@ func (t *Ticket) become(ids Identities) {
 	}
 	w.n++
 	t.who = w
+}
+
+// forget takes a ticket off those of whom the same is known.
+func (t *Ticket) forget() {
+	if t.who.n--; t.who.n == 0 {
+		delete(t.gate.known, t.who.Identities)
+	}
 }
 
 // isPath reports whether an address is that of a unix socket, which all of its clients share.
@@ -124,6 +129,7 @@ func (t *Ticket) Identify(change func(*Identities), now time.Time) TicketState {
 	defer g.unlock()
 	ids := t.who.Identities
 	change(&ids)
+	ids.shorten()
 	if ids == t.who.Identities || t.prev == nil {
 		return t.state
 	}
@@ -201,7 +207,5 @@ func (t *Ticket) Leave(now time.Time) {
 	for _, x := range groups {
 		g.serve(x, now)
 	}
-	if t.who.n--; t.who.n == 0 {
-		delete(g.known, t.who.Identities)
-	}
+	t.forget()
 }

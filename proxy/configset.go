@@ -30,7 +30,7 @@ var parameters = []parameter{
 	{
 		"maxclients", false, 1, math.MaxUint32,
 		func(s *Server) int64 { return int64(s.gate.Stats().Max) },
-		func(s *Server, n int64) error { return s.roomFor(int(n)) },
+		readyForClients,
 		func(s *Server, n int64) { s.gate.SetMax(int(n), time.Now()) },
 	},
 	{
@@ -56,6 +56,16 @@ var parameters = []parameter{
 		nil,
 		func(s *Server, n int64) { s.maxMemory.Store(n) },
 	},
+}
+
+// readyForClients returns what Redis says if the process cannot have as many clients.
+func readyForClients(s *Server, n int64) error {
+	fits, ok := s.roomFor(int(n), s.gate.MostWaiting())
+	if ok {
+		return nil
+	}
+	return fmt.Errorf("The operating system is not able to handle the specified number of clients, try with %d", //nolint:staticcheck // Redis's words
+		max(fits, 1))
 }
 
 // parse reads a value, or says what is wrong with it, in Redis's words.

@@ -11,11 +11,10 @@ import (
 
 // spareDescriptors are needed besides those of clients and upstream connections: listeners, epoll, the log, and
 // connections that wait at the door or are being told a last word, and those of the operator's own listeners (package
-// admin).
-func spareDescriptors(cfg *Config) int {
+// admin). So many may wait for the rules' sake.
+func spareDescriptors(cfg *Config, waiting int) int {
 	const operators = 2*64 + 8
-	return 32 + operators + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4+prefacesOf(cfg)) +
-		limits.MostWaiting(cfg.Limits)
+	return 32 + operators + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4+prefacesOf(cfg)) + waiting
 }
 
 // prefacesOf is how many connections of a loop may wait for their PROXY protocol header.
@@ -26,16 +25,17 @@ func prefacesOf(cfg *Config) int {
 	return maxPrefaces
 }
 
-// roomFor raises the soft limit on open files to what so many clients need, or returns what Redis says if it cannot.
-func (s *Server) roomFor(maxclients int) error {
+// roomFor raises the soft limit on open files to what so many clients need, and so many that wait. If it cannot, it returns
+// how many clients there would be room for.
+func (s *Server) roomFor(maxclients, waiting int) (fits int, ok bool) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return nil //nolint:nilerr // as at the start: it is not known, and accepting will tell
+		return maxclients, true // as at the start: it is not known, and accepting will tell
 	}
-	spare := spareDescriptors(&s.cfg) + s.cfg.PoolSize
+	spare := spareDescriptors(&s.cfg, waiting) + s.cfg.PoolSize
 	need := uint64(maxclients + spare)
 	if limit.Cur >= need {
-		return nil
+		return maxclients, true
 	}
 	raised := limit
 	raised.Cur = min(need, limit.Max)
@@ -43,10 +43,9 @@ func (s *Server) roomFor(maxclients int) error {
 		limit = raised
 	}
 	if limit.Cur >= need {
-		return nil
+		return maxclients, true
 	}
-	return fmt.Errorf("The operating system is not able to handle the specified number of clients, try with %d", //nolint:staticcheck // Redis's words
-		max(int(limit.Cur)-spare, 1))
+	return max(int(limit.Cur)-spare, 0), false
 }
 
 // fitDescriptors raises the soft limit on open files to what maxclients needs. Where the hard limit does not allow
@@ -57,7 +56,7 @@ func fitDescriptors(cfg *Config) error {
 		cfg.Log.Warn("the limit on open files is not known", "error", err)
 		return nil
 	}
-	spare := spareDescriptors(cfg) + cfg.PoolSize
+	spare := spareDescriptors(cfg, limits.MostWaiting(cfg.Limits)) + cfg.PoolSize
 	need := uint64(cfg.MaxClients + spare)
 	if limit.Cur < need {
 		raised := limit

@@ -26,6 +26,8 @@ type caller struct {
 	// The two ends of such a client's connection. They are asked for before it is attached, and only if they are needed:
 	// most who are refused cost as little as can be.
 	local, peer netip.AddrPort
+
+	outsider bool // protected mode refuses it, whoever it says that it is
 }
 
 // ends returns the caller with the ends of its connection.
@@ -82,14 +84,18 @@ func (s *Server) knock(w *worker, c caller) {
 
 // knockWith decides on a client whose connection is on w's loop already. Heard is what it has said.
 func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []byte) {
-	if s.turnsAway(&c) {
-		w.refuseConn(conn, c, replyProtected, heard)
+	if text := s.turnsAway(&c); text != nil {
+		w.refuseConn(conn, c, text, heard)
 		return
 	}
 	d := &door{w: w, caller: c, conn: conn, heard: heard}
 	now := w.loop.Now()
 	d.ticket = s.gate.Admit(&c.ids, d, now)
-	switch d.ticket.State() {
+	// Whoever leaves on another loop may have had it decided since Admit, which Decided tells as well: the state that is seen
+	// here is the one that counts, and a door that does not wait is closed.
+	state := d.ticket.State()
+	d.closed = state != limits.Waiting
+	switch state {
 	case limits.Admitted:
 		s.tellObserved(d.ticket, c.remote)
 		w.admitLate(conn, c, d.ticket, heard)
@@ -283,20 +289,17 @@ func (p *peek) check(w *worker, claim claim, c *caller, then func()) {
 
 // enter lets the client in if it has a place.
 func (p *peek) enter(w *worker, c *caller, recognised func(*limits.Ticket) bool) bool {
-	h := &lateHolder{}
-	t := w.srv.gate.Admit(&c.ids, h, w.loop.Now())
-	if t.State() == limits.Admitted && recognised(t) {
+	t := w.srv.gate.AdmitAtOnce(&c.ids, w.loop.Now())
+	if t == nil {
+		return false
+	}
+	if recognised(t) {
 		p.idle = true
 		return true
 	}
 	t.Leave(w.loop.Now())
 	return false
 }
-
-// lateHolder holds a ticket that is given back at once if it is not admitted.
-type lateHolder struct{}
-
-func (*lateHolder) Decided(*limits.Ticket) {}
 
 // claim is what a command says of its client.
 type claim struct {

@@ -1,6 +1,13 @@
 package proxy
 
-import "strings"
+import (
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redbouncer/redbouncer/limits"
+)
 
 // UseStreams has a server handle every connection as it does on systems without epoll, and over TLS.
 func UseStreams(c *Config) { c.streams = true }
@@ -76,4 +83,46 @@ var IsLocal = isLocal
 func Gauges(s *Server) [4]int64 {
 	g := &s.gauges
 	return [4]int64{g.blocked.Load(), g.subscribed.Load(), g.tracking.Load(), g.watching.Load()}
+}
+
+// BecomeKnown has a client's identity become known, as when its process is found while it is at work.
+func BecomeKnown(s *Server, remote string, kind limits.IdentityKind, value string) {
+	for _, w := range s.workers {
+		w.loop.Post(func() {
+			for x := range w.all {
+				if x.remote == remote {
+					x.know(func(ids *limits.Identities) { ids[kind] = value })
+				}
+			}
+		})
+	}
+}
+
+// KnockWhileOneLeaves has a client knock on a loop, as one whose address a proxy has told, while the only one that is in
+// leaves.
+func KnockWhileOneLeaves(s *Server) error {
+	w := s.workers[len(s.workers)-1]
+	ours, theirs := net.Pipe()
+	d := &door{w: w}
+	first := s.gate.Admit(&limits.Identities{limits.ByAddr: "192.0.2.1"}, d, time.Now())
+	var begun atomic.Bool
+	left, knocked := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for !begun.Load() {
+		}
+		first.Leave(time.Now())
+		close(left)
+	}()
+	w.loop.Post(func() {
+		conn, err := w.loop.Adopt(ours, d, false)
+		begun.Store(true)
+		if err == nil {
+			s.knockWith(w, caller{remote: "127.0.0.1:1", ids: limits.Identities{limits.ByAddr: "127.0.0.1"}}, conn, nil)
+		}
+		knocked <- err
+	})
+	<-left
+	err := <-knocked
+	_ = theirs.Close()
+	return err
 }

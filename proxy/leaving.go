@@ -63,6 +63,11 @@ func (s *session) cut(err error) {
 	if s.state == gone {
 		return
 	}
+	if s.refused && s.doom != nil && s.pin != nil && s.pin.blocking && !s.midway() { // it was ended by expel
+		s.write(s.doom)
+		s.leave()
+		return
+	}
 	if !s.eof { // otherwise it has hung up itself
 		s.w.log.Debug("client closed: its upstream connection broke", "client", s.remote, "error", err)
 		s.w.counters.lost.Add(1)

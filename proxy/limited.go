@@ -16,9 +16,11 @@ func (s *session) know(change func(*limits.Identities)) {
 	}
 	before := s.ticket.Identities()
 	state := s.ticket.Identify(change, s.w.loop.Now())
-	if after := s.ticket.Identities(); *after != *before {
-		s.w.srv.ledger.Changed(before, after, s.w.loop.Now())
+	after := s.ticket.Identities()
+	if *after == *before {
+		return // the outcome is known
 	}
+	s.w.srv.ledger.Changed(before, after, s.w.loop.Now())
 	switch state {
 	case limits.Waiting:
 		s.limited = true
@@ -96,11 +98,19 @@ func (s *session) expel() {
 	if s.state >= leaving || s.ticket.State() != limits.Refused {
 		return
 	}
-	if s.toldRefused && s.inFlight == 0 {
+	switch {
+	case s.toldRefused && s.inFlight == 0:
 		s.leave()
-		return
+	case s.acks != nil:
+		s.write(replyFull)
+		s.leave()
+	default:
+		s.condemn(replyFull)
+		if s.state < leaving && s.pin != nil && s.pin.blocking { // others may never end what is in flight: see cutOff and cut
+			s.pin.once = true
+			s.pin.link.HalfClose()
+		}
 	}
-	s.condemn(replyFull)
 }
 
 // minEvictIdle is how long a client has been idle at least that is closed so that another may come.

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -457,4 +458,152 @@ func TestTheLogTellsWhichRuleRefusesAndWhom(t *testing.T) {
 		c.Close()
 	}
 	allGone(t, p)
+}
+
+// A client that a rule refuses late, when it waits in BLPOP already, would wait there, and hold its upstream connection,
+// for as long as it likes.
+func TestAClientThatIsRefusedWhileItWaitsForOthersGoes(t *testing.T) {
+	withRules(t, 100, []string{"user app maxclients 1"}, func(t *testing.T, _ *proxytest.Server, p *proxytest.Running) {
+		first := proxytest.Dial(t, p.Addr())
+		first.Do("AUTH", "app", "pw")
+		second := proxytest.Dial(t, p.Addr())
+		second.Send("BLPOP", "queue", "0")
+		eventually(t, "a client that waits", func() string {
+			if n := proxy.Gauges(p.Server)[0]; n != 1 {
+				return fmt.Sprint(n)
+			}
+			return ""
+		})
+		proxy.BecomeKnown(p.Server, second.LocalAddr(), limits.ByUser, "app") // as when its process is found late
+		second.SetTimeout(5 * time.Second)
+		if got := string(second.ReadAll()); got != refusalText {
+			t.Errorf("the one that waits was told %q", got)
+		}
+		if got := string(first.Do("RPUSH", "queue", "x")); got != ":1\r\n" {
+			t.Errorf("the other one: %q", got)
+		}
+		first.Close()
+	})
+}
+
+// A client that has to wait, and is decided on before it does, is decided on once.
+func TestAClientIsLetInOnceThoughSomebodyLeavesAsItKnocks(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.MaxClients, c.Limits = 1, parseRules(t, "total overflow queue queue-timeout 10s")
+	})
+	for range 200 {
+		if err := proxy.KnockWhileOneLeaves(p.Server); err != nil {
+			t.Fatal(err)
+		}
+		allGone(t, p)
+	}
+}
+
+func TestARefusedClientThatSaysWhoItIsIsCountedOnce(t *testing.T) {
+	withRules(t, 2, []string{"user ops reserved 1"}, func(t *testing.T, _ *proxytest.Server, p *proxytest.Running) {
+		proxytest.Converse(t, p.Addr(), nil, `
+			a> PING
+			a< +PONG
+			b+ CLIENT SETNAME b
+			b> AUTH other pw
+			b< -ERR max number of clients reached
+			b< (end)
+			a: close
+		`)
+		if n := p.Stats().Refused; n != 1 {
+			t.Errorf("%d clients were refused, want 1", n)
+		}
+	})
+}
+
+func TestARefusedClientIsNotReadWhileItsPasswordIsChecked(t *testing.T) {
+	withRules(t, 2, []string{"user ops reserved 1"}, func(t *testing.T, s *proxytest.Server, p *proxytest.Running) {
+		first := proxytest.Dial(t, p.Addr())
+		first.Do("PING")
+		busy := proxytest.Dial(t, s.Addr())
+		busy.Send("EVAL", `local t = redis.call("TIME")[1]; while redis.call("TIME")[1] - t < 2 do end`, "0")
+		time.Sleep(50 * time.Millisecond)
+
+		c, err := net.Dial("tcp", p.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = c.Write([]byte(proxytest.Command("AUTH", "other", "pw")))
+		_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)) // before it has been told
+		flood := []byte(strings.Repeat("x", 100<<20))
+		time.Sleep(20 * time.Millisecond)
+		n, _ := c.Write(flood)
+		if n > 20<<20 { // the kernel takes some
+			t.Errorf("%d bytes of a client that is refused are kept", n)
+		}
+		busy.ReadReply()
+		first.Close()
+	})
+}
+
+func TestARuleWhoseQueueNeedsMoreFilesThanThereCanBeIsNotPutInForce(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.Limits = parseRules(t, "total overflow queue queue-size 10") })
+	before := fmt.Sprint(p.Server.Rules())
+	for _, rule := range []string{"total overflow queue queue-size 2000000000", "addr each maxclients 1 overflow queue queue-size 2000000000"} {
+		if err := p.Server.SetRule(rule); err == nil || !strings.Contains(err.Error(), "open as many files") {
+			t.Errorf("%s: %v", rule, err)
+		}
+	}
+	if after := fmt.Sprint(p.Server.Rules()); after != before {
+		t.Errorf("in force are %s, want %s", after, before)
+	}
+	if err := p.Server.SetRule("total overflow queue queue-size 20"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The settings are those in force, not those of the start.
+func TestTheSettingLimitIsWhatIsInForce(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.Limits = parseRules(t, "addr each maxclients 5") })
+	limit := func(want string) {
+		t.Helper()
+		for _, s := range p.Server.Settings() {
+			if s.Name == "limit" {
+				if s.Value != want || !s.Live {
+					t.Errorf("limit is %+v, want %s", s, want)
+				}
+				return
+			}
+		}
+		t.Error("there is no setting limit")
+	}
+	limit("addr each maxclients 5")
+	if err := p.Server.SetRule("total overflow queue"); err != nil {
+		t.Fatal(err)
+	}
+	limit("total overflow queue;addr each maxclients 5")
+	for _, head := range []string{"total", "addr each"} {
+		if err := p.Server.UnsetRule(head); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit("none")
+}
+
+// The log tells of each client once, however often it says the same of itself again.
+func TestAClientThatWouldHaveBeenRefusedIsToldOfOnce(t *testing.T) {
+	log := &lockedBuffer{}
+	_, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.Limits = parseRules(t, "name app maxclients 1 overflow observe")
+		c.Log, c.LogInterval = slog.New(slog.NewTextHandler(log, nil)), time.Second
+	})
+	for range 2 {
+		c := proxytest.Dial(t, p.Addr())
+		defer c.Close()
+		c.Do("PING")
+		time.Sleep(300 * time.Millisecond) // its process is found
+		for range 10 {
+			c.Do("CLIENT", "SETNAME", "app")
+		}
+	}
+	time.Sleep(2500 * time.Millisecond)
+	if text := log.String(); strings.Count(text, "would have been refused") != 1 {
+		t.Errorf("the log says\n%s", text)
+	}
 }

@@ -70,27 +70,67 @@ func (s *Server) ease() {
 	})
 }
 
-// evict closes clients that are idle so that others may come. It runs on the first worker's loop.
-func (s *Server) evict(e *limits.Eviction) {
+// evict closes clients that are idle so that others may come. All clients are looked at, which takes a while if there are
+// many, so that it rests after each time. It runs on the first worker's loop.
+func (s *Server) evict() {
 	w := s.workers[0]
+	began := time.Now()
+	if s.evicting || began.Before(s.evictNext) {
+		return
+	}
+	evictions := s.gate.Evictions()
+	if len(evictions) == 0 {
+		return
+	}
+	s.evicting = true
 	gather(w, func(x *session, all []limits.Candidate) []limits.Candidate {
 		return append(all, limits.Candidate{Ticket: x.ticket, Idle: x.w.clock() - x.active, Evictable: x.evictable()})
 	}, func(a, b limits.Candidate) int { return cmp.Compare(b.Idle, a.Idle) }, func(all []limits.Candidate) {
-		var chosen []*limits.Ticket
-		for _, c := range e.Choose(all) {
-			chosen = append(chosen, c.Ticket)
-		}
-		gather(w, func(x *session, closed []int64) []int64 {
-			if !slices.Contains(chosen, x.ticket) || !x.evictable() {
-				return closed
+		chosen := map[*limits.Ticket]*limits.Eviction{}
+		for _, e := range evictions {
+			for _, c := range e.Choose(all) {
+				chosen[c.Ticket] = e
 			}
-			x.w.log.Info("client closed: idle, to make room for another", "client", x.remote,
-				"source", x.ticket.Identities().Source(), "idle", (x.w.clock() - x.active).String())
-			x.close()
-			return append(closed, x.id)
-		}, cmp.Compare[int64], func(closed []int64) {
-			s.counters.evicted.Add(uint64(len(closed)))
-			e.Done(len(closed), time.Now())
+			all = slices.DeleteFunc(all, func(c limits.Candidate) bool { return chosen[c.Ticket] != nil })
+		}
+		s.closeIdlest(chosen, func(closed map[*limits.Eviction]int) {
+			for _, e := range evictions {
+				e.Done(closed[e], time.Now())
+			}
+			now := time.Now()
+			s.evicting, s.evictNext = false, now.Add(max(evictRest, evictShare*now.Sub(began)))
 		})
+	})
+}
+
+const (
+	// evictRest is the least time from one look for idle clients to the next, and evictShare how many times as long as it
+	// took it rests.
+	evictRest  = 5 * time.Millisecond
+	evictShare = 4
+)
+
+// closeIdlest closes those of the chosen that are still idle. Then gets how many, by what they were chosen for.
+func (s *Server) closeIdlest(chosen map[*limits.Ticket]*limits.Eviction, then func(map[*limits.Eviction]int)) {
+	type closed struct {
+		id int64
+		by *limits.Eviction
+	}
+	gather(s.workers[0], func(x *session, all []closed) []closed {
+		e := chosen[x.ticket]
+		if e == nil || !x.evictable() {
+			return all
+		}
+		x.w.log.Info("client closed: idle, to make room for another", "client", x.remote,
+			"source", x.ticket.Identities().Source(), "idle", (x.w.clock() - x.active).String())
+		x.close()
+		return append(all, closed{x.id, e})
+	}, func(a, b closed) int { return cmp.Compare(a.id, b.id) }, func(all []closed) {
+		s.counters.evicted.Add(uint64(len(all)))
+		counts := map[*limits.Eviction]int{}
+		for _, c := range all {
+			counts[c.by]++
+		}
+		then(counts)
 	})
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // SettingReport is a setting and its value in force.
 type SettingReport struct {
 	Name, Value string
-	Live        bool // it can be changed while the server runs: see Set
+	Live        bool // it can be changed while the server runs: see Set, and SetRule for limit
 }
 
 // Settings returns the settings in force of what the server has been told, with no secrets in them.
@@ -33,6 +34,10 @@ func (s *Server) Settings() []SettingReport {
 	}
 	out := []SettingReport{
 		{"listen", list(c.Listen), false},
+		{"accept-proxy", list(c.AcceptProxy), false},
+		{"trusted-proxies", cmp.Or(strings.ReplaceAll(c.TrustedProxies.String(), " ", ","), "none"), false},
+		{"suspect", strings.ReplaceAll(s.ledger.Rules().String(), "\n", ";"), false},
+		{"limit", s.limitsInForce(), true},
 		{"protected-mode", c.ProtectedMode, false},
 		{"allow-dangerous", list(c.AllowDangerous), false},
 		{"deny-commands", list(c.DenyCommands), false},
@@ -40,6 +45,7 @@ func (s *Server) Settings() []SettingReport {
 		{"client-query-buffer-limit", fmt.Sprint(c.ClientQueryBufferLimit), false},
 		{"resubscribe", map[bool]string{true: "yes", false: "no"}[c.Resubscribe], false},
 		{"transaction-timeout", inSeconds(c.TransactionTimeout), false},
+		{"handshake-timeout", inSeconds(c.HandshakeTimeout), false},
 		{"tcp-backlog", fmt.Sprint(c.TCPBacklog), false},
 		{"upstream", c.Upstream.String(), false},
 		{"pool-size", fmt.Sprint(s.budget.Size()), false},
@@ -56,6 +62,17 @@ func (s *Server) Settings() []SettingReport {
 		out = append(out, SettingReport{p.name, value, true})
 	}
 	return out
+}
+
+// limitsInForce are the rules, as the setting limit has them.
+func (s *Server) limitsInForce() string {
+	var texts []string
+	for _, r := range s.gate.Rules() {
+		if r.Rule != "total" {
+			texts = append(texts, r.Rule)
+		}
+	}
+	return cmp.Or(strings.Join(texts, ";"), "none")
 }
 
 func inSeconds(d time.Duration) string {

@@ -149,3 +149,50 @@ func TestProtectedModeIsForProxiesWithCredentialsOnly(t *testing.T) {
 		})
 	}
 }
+
+// A place under a rule, in a queue, or that somebody idle has made is no way around protected mode.
+func TestNoRuleLetsOtherHostsInWhileTheProxyHoldsCredentials(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		maxclients int
+		rule       string
+		holder     bool // a client of this host has a place, and leaves while the other one is at the door
+	}{
+		{"a name with places reserved, and room for all", 100, "name ops reserved 1", false},
+		{"a name with places reserved, and no room for others", 2, "name ops reserved 1", true},
+		{"a user with places reserved", 100, "user ops reserved 1", false},
+		{"a queue", 1, "total overflow queue queue-timeout 10s", true},
+		{"an idle client that can go", 1, "total overflow evict-idle", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			p, _, outside := guarded(t, func(c *proxy.Config) {
+				c.MaxClients, c.Limits = tc.maxclients, parseRules(t, tc.rule)
+			})
+			_, port, _ := net.SplitHostPort(outside)
+			holder := proxytest.Dial(t, "127.0.0.1:"+port)
+			if !tc.holder {
+				holder.Close()
+			} else if got := string(holder.Do("PING")); got != "+PONG\r\n" {
+				t.Fatalf("a client of this host: %q", got)
+			}
+			if strings.Contains(tc.rule, "evict-idle") {
+				time.Sleep(1200 * time.Millisecond)
+			}
+			other := proxytest.Dial(t, outside)
+			other.Send("CLIENT", "SETNAME", "ops")
+			if tc.holder && !strings.Contains(tc.rule, "evict-idle") {
+				time.Sleep(100 * time.Millisecond)
+				holder.Close()
+			}
+			_ = other.TryWrite([]byte(proxytest.Command("SET", "k", "v")))
+			said, _ := other.TryReadAll()
+			if !strings.HasPrefix(string(said), "-") || strings.Contains(string(said), "+OK") {
+				t.Errorf("a client of another host was told %q", said)
+			}
+			if n := p.Stats().Admitted; n > 1 {
+				t.Errorf("%d clients were let in", n)
+			}
+		})
+	}
+}

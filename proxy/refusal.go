@@ -99,11 +99,15 @@ func (r *refusal) end() {
 // commands gets the text, for a while. All others get it once.
 func (r *refusal) Data(b []byte) {
 	r.in = append(r.in, b...)
-	if len(r.in) <= waitingInput {
+	if len(r.in) <= waitingInput && !r.outsider {
 		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.answer)
 	}
-	if !r.gone && !r.peek.checking {
+	switch {
+	case r.gone:
+	case !r.peek.checking:
 		r.answer()
+	case len(r.in) > waitingInput:
+		r.conn.PauseRead()
 	}
 }
 
@@ -123,6 +127,7 @@ func (r *refusal) answer() {
 	if r.gone {
 		return
 	}
+	r.conn.ResumeRead()
 	r.peek.checked = 0 // what has been answered is not heard again
 	for len(r.in) > 0 {
 		n, err := r.reader.Next(r.in)

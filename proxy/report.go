@@ -124,11 +124,17 @@ func (s *Server) Queue(ctx context.Context) ([]WaiterReport, error) {
 // Rules returns the limits in force, and who is counted by them.
 func (s *Server) Rules() []limits.RuleReport { return s.gate.Rules() }
 
-// SetRule puts a limit in force until the end of the process, in the place of the one with the same head, if there is one.
+// SetRule puts a limit in force until the end of the process, in the place of the one with the same head, if there is one;
+// unless those who may wait for its sake would be more than the process can have files open.
 func (s *Server) SetRule(text string) error {
 	r, err := limits.ParseRule(text)
 	if err != nil {
 		return err
+	}
+	now, then := s.gate.MostWaiting(), s.gate.MostWaiting(r)
+	if _, ok := s.roomFor(s.gate.Stats().Max, then); !ok && then > now {
+		return errors.New("the process may not open as many files as clients could wait then: want a smaller queue-size, a lower " +
+			"maxclients, or a higher limit on open files (ulimit -n)")
 	}
 	s.gate.SetRule(r, time.Now())
 	return nil

@@ -186,8 +186,7 @@ func TestClientsLanesAndPinsAreReportedAsTheyAre(t *testing.T) {
 			if c.LastCommand == "quit" {
 				continue // it is about to go
 			}
-			if c.Lib != "lib/1.0" || c.User != "default" || c.Remote != conns[c.Name].LocalAddr() || c.Listener != "127.0.0.1:0" || // as the setting spells it
-
+			if c.Lib != "lib/1.0" || c.User != "default" || c.Remote != conns[c.Name].LocalAddr() || c.Listener != "127.0.0.1:0" ||
 				c.Commands < 3 || c.Received == 0 || c.Sent == 0 || c.RESP != 2 {
 				t.Fatalf("the report is %+v", c)
 			}

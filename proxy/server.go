@@ -62,6 +62,8 @@ type Server struct {
 	turn       int // which worker gets the next client
 	processes  map[int]*knownProcess
 	attending  bool // somebody waits at the gate
+	evicting   bool // idle clients are being looked for
+	evictNext  time.Time
 	stopAccept []func()
 }
 
@@ -273,9 +275,11 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	case slices.Contains(s.cfg.AcceptProxy, listener):
 		s.keepAliveOf(in)
 		s.hand(w, func() { w.introduce(c) }, in)
-	case s.turnsAway(&c):
-		s.hand(w, func() { w.refuse(c, replyProtected) }, in)
 	default:
+		if text := s.turnsAway(&c); text != nil {
+			s.hand(w, func() { w.refuse(c, text) }, in)
+			return
+		}
 		s.knock(w, c)
 	}
 }
@@ -283,14 +287,20 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 // keepAliveOf has the kernel probe a client that stays. Who is refused does not.
 func (s *Server) keepAliveOf(in eventloop.Incoming) { in.KeepAlive(time.Duration(s.keepAlive.Load())) }
 
-// turnsAway reports whether protected mode refuses a client. One that there is no place for anyway is told that instead.
-func (s *Server) turnsAway(c *caller) bool {
-	if st := s.gate.Stats(); !s.protected || isLocal(c.remote) || st.Open >= st.Max {
-		return false
+// turnsAway returns what a client is told that protected mode refuses; nil: it does not. One that there is no place for
+// anyway is told that instead, but does not wait for one either.
+func (s *Server) turnsAway(c *caller) []byte {
+	if !s.protected || isLocal(c.remote) {
+		return nil
+	}
+	c.outsider = true
+	reason, text := refusedProtected, replyProtected
+	if st := s.gate.Stats(); st.Open >= st.Max {
+		reason, text = refusedFull, replyFull
 	}
 	s.gate.CountRefusal()
-	s.tell(limits.Refusal{Source: c.ids[limits.ByAddr], Reason: refusedProtected}, c.remote)
-	return true
+	s.tell(limits.Refusal{Source: c.ids[limits.ByAddr], Reason: reason}, c.remote)
+	return text
 }
 
 // hand runs f on a worker's loop; this is the first worker's.
@@ -371,9 +381,7 @@ const attendEvery = 5 * time.Millisecond
 
 func (s *Server) attendOnce() {
 	w := s.workers[0]
-	for _, e := range s.gate.Evictions() {
-		s.evict(e)
-	}
+	s.evict()
 	s.attending = s.gate.Tick(time.Now())
 	if s.attending {
 		w.loop.AfterFunc(attendEvery, s.attendOnce)
