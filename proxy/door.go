@@ -23,6 +23,8 @@ type caller struct {
 	// The two ends of a TCP connection, by which its process may be found; not valid where they say nothing of the client.
 	local, peer netip.AddrPort
 	process     peer.Process // where it is known already
+
+	outside bool // protected mode refuses it, whoever it says that it is
 }
 
 // call returns what is known of a client that has said nothing.
@@ -68,8 +70,8 @@ func (s *Server) knock(w *worker, c caller) {
 
 // knockWith decides on a client whose connection is on w's loop already. Heard is what it has said.
 func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []byte) {
-	if s.turnsAway(&c) {
-		w.refuseConn(conn, c, replyProtected, heard)
+	if text := s.turnsAway(&c); text != nil {
+		w.refuseConn(conn, c, text, heard)
 		return
 	}
 	d := &door{w: w, caller: c, conn: conn, heard: heard}
@@ -221,7 +223,7 @@ type peek struct {
 // at looks on. Recognised gets the ticket of a client for whom there is a place, and reports whether it takes it.
 // Otherwise is called if it turns out, after the upstream has been asked, that there is none.
 func (p *peek) at(w *worker, heard []byte, c *caller, recognised func(*limits.Ticket) bool, otherwise func()) {
-	if p.checking || p.idle || !w.srv.gate.Reserves() {
+	if p.checking || p.idle || c.outside || !w.srv.gate.Reserves() {
 		return
 	}
 	ids := c.ids

@@ -93,7 +93,7 @@ func (c *caller) become(source netip.AddrPort) {
 	c.remote = source.String()
 	c.ids[limits.ByAddr] = source.Addr().String()
 	c.ids[limits.ByPID], c.ids[limits.ByProcess], c.ids[limits.ByContainer] = "", "", "" // those are the proxy's
-	c.local, c.peer = netip.AddrPort{}, netip.AddrPort{}
+	c.local, c.peer, c.process = netip.AddrPort{}, netip.AddrPort{}, peer.Process{}
 }
 
 // EOF implements eventloop.Handler: a health check that only connects.

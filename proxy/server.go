@@ -273,21 +273,29 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	switch {
 	case slices.Contains(s.cfg.AcceptProxy, listener):
 		s.hand(w, func() { w.introduce(c) }, in)
-	case s.turnsAway(&c):
-		s.hand(w, func() { w.refuse(c, replyProtected) }, in)
 	default:
+		if text := s.turnsAway(&c); text != nil {
+			s.hand(w, func() { w.refuse(c, text) }, in)
+			return
+		}
 		s.knock(w, c)
 	}
 }
 
-// turnsAway reports whether protected mode refuses a client. One that there is no place for anyway is told that instead.
-func (s *Server) turnsAway(c *caller) bool {
-	if st := s.gate.Stats(); !s.protected || isLocal(c.remote) || st.Open >= st.Max {
-		return false
+// turnsAway returns what a client is told that protected mode refuses, or nil. One that there is no place for anyway is told
+// that instead; it is refused all the same: it must not wait for a place, nor say that one is reserved for it.
+func (s *Server) turnsAway(c *caller) (text []byte) {
+	if !s.protected || isLocal(c.remote) {
+		return nil
+	}
+	c.outside = true
+	reason, text := refusedProtected, replyProtected
+	if st := s.gate.Stats(); st.Open >= st.Max {
+		reason, text = refusedFull, replyFull
 	}
 	s.gate.CountRefusal()
-	s.tell(limits.Refusal{Source: c.ids[limits.ByAddr], Reason: refusedProtected}, c.remote)
-	return true
+	s.tell(limits.Refusal{Source: c.ids[limits.ByAddr], Reason: reason}, c.remote)
+	return text
 }
 
 // hand runs f on a worker's loop; this is the first worker's.
