@@ -68,12 +68,42 @@ func (g *Gate) Admit(ids *Identities, holder Holder, now time.Time) *Ticket {
 	t := &Ticket{gate: g, holder: holder}
 	t.bounds.Store(&unbounded)
 	g.mu.Lock()
-	t.prev, t.next = g.tickets.prev, &g.tickets
-	t.prev.next, g.tickets.prev = t, t
+	g.enlist(t)
 	t.become(*ids)
 	g.decide(t, now)
 	g.unlock()
 	return t
+}
+
+// AdmitReserved lets a client in for whom a place is reserved, though it may have been refused or wait, as somebody of whom
+// less was known. If there is none, it returns nil, and nothing has been counted.
+func (g *Gate) AdmitReserved(ids *Identities, holder Holder, now time.Time) *Ticket {
+	t := &Ticket{gate: g, holder: holder}
+	t.bounds.Store(&unbounded)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t.become(*ids)
+	wanted := g.match(t, now)
+	admitted := t.privileged && g.blocked(t, wanted, now) == nil
+	if admitted {
+		g.enlist(t)
+		g.count(t, wanted, now)
+	} else {
+		g.disown(t)
+	}
+	for _, x := range wanted {
+		x.forget()
+	}
+	if !admitted {
+		return nil
+	}
+	return t
+}
+
+// enlist puts a ticket among all others.
+func (g *Gate) enlist(t *Ticket) {
+	t.prev, t.next = g.tickets.prev, &g.tickets
+	t.prev.next, g.tickets.prev = t, t
 }
 
 // match returns the groups that a ticket has to be counted in besides those that it is counted in; the latter are left

@@ -70,10 +70,8 @@ func (t *Ticket) Bounds() *Bounds { return t.bounds.Load() }
 // become changes what is known of a ticket's client.
 func (t *Ticket) become(ids Identities) {
 	known := t.gate.known
-	if old := t.who; old != nil {
-		if old.n--; old.n == 0 {
-			delete(known, old.Identities)
-		}
+	if t.who != nil {
+		t.gate.disown(t)
 	}
 	w := known[ids]
 	if w == nil {
@@ -85,6 +83,13 @@ func (t *Ticket) become(ids Identities) {
 	}
 	w.n++
 	t.who = w
+}
+
+// disown forgets what is known of a ticket's client, unless it is known of others too.
+func (g *Gate) disown(t *Ticket) {
+	if t.who.n--; t.who.n == 0 {
+		delete(g.known, t.who.Identities)
+	}
 }
 
 // isPath reports whether an address is that of a unix socket, which all of its clients share.
@@ -201,7 +206,5 @@ func (t *Ticket) Leave(now time.Time) {
 	for _, x := range groups {
 		g.serve(x, now)
 	}
-	if t.who.n--; t.who.n == 0 {
-		delete(g.known, t.who.Identities)
-	}
+	g.disown(t)
 }
