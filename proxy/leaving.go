@@ -25,8 +25,6 @@ func (s *session) cutOff() {
 		// already, the reply comes; if not, nothing is popped for nobody.
 		s.pin.once = true
 		s.pin.link.HalfClose()
-	case s.state == awaitingPlace:
-		s.close()
 	case s.acks != nil:
 		s.stopWaiting()
 		s.wait = &waiting{timer: s.w.loop.AfterFunc(connectTime, s.close)}
@@ -61,6 +59,11 @@ func (s *session) Lost(err error) {
 // cut closes a client because an upstream connection broke on which something was under way for it.
 func (s *session) cut(err error) {
 	if s.state == gone {
+		return
+	}
+	if s.doom != nil { // it was about to go; its last word stands for the replies that do not come
+		s.write(s.doom)
+		s.leave()
 		return
 	}
 	if !s.eof { // otherwise it has hung up itself

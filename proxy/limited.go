@@ -88,6 +88,10 @@ func (s *session) refuseLate() {
 	}
 	s.refused = true
 	s.w.srv.tellRefused(s.ticket, caller{remote: s.remote, process: s.process.Value()})
+	if s.blocked() { // it would be answered when others please, and with what is meant for somebody else
+		s.expel()
+		return
+	}
 	s.w.loop.AfterFunc(refusalTalk, s.expel)
 }
 
@@ -101,6 +105,16 @@ func (s *session) expel() {
 		return
 	}
 	s.condemn(replyFull)
+	switch {
+	case s.state >= leaving:
+	case s.acks != nil:
+		s.write(replyFull)
+		s.leave()
+	case s.pin != nil && s.pin.blocking:
+		// The upstream sees the client's end, as when it hangs up: what has been popped by then is still answered.
+		s.pin.once = true
+		s.pin.link.HalfClose()
+	}
 }
 
 // minEvictIdle is how long a client has been idle at least that is closed so that another may come.
