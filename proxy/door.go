@@ -135,8 +135,7 @@ func (d *door) decided() {
 	}
 	switch {
 	case d.w.stopping:
-		d.leave()
-		d.conn.Close()
+		d.turnedAway()
 	case d.ticket.State() == limits.Admitted:
 		d.end()
 		d.w.srv.tellObserved(d.ticket, d.remote)
@@ -144,6 +143,14 @@ func (d *door) decided() {
 	case d.ticket.State() == limits.Refused:
 		d.turnAway()
 	}
+}
+
+// turnedAway ends the wait of a client that has hung up, or that nobody is going to let in any more.
+func (d *door) turnedAway() {
+	d.w.srv.gate.CountRefusal()
+	d.leave()
+	_, _ = d.conn.Write(replyFull) // fits the socket's buffer; and the client may be gone
+	d.conn.Close()
 }
 
 // turnAway tells the client that there is no place for it.
@@ -187,12 +194,7 @@ func (d *door) recognised(t *limits.Ticket) bool {
 
 // EOF implements eventloop.Handler. A client that has hung up gives up its place in the queue. It is told why, as it may
 // have closed its sending side alone.
-func (d *door) EOF() {
-	d.w.srv.gate.CountRefusal()
-	d.leave()
-	_, _ = d.conn.Write(replyFull)
-	d.conn.Close()
-}
+func (d *door) EOF() { d.turnedAway() }
 
 // HungUp implements eventloop.Handler.
 func (d *door) HungUp() {
@@ -271,9 +273,11 @@ func (p *peek) check(w *worker, claim claim, c *caller, then func()) {
 
 // enter lets the client in if it has a place.
 func (p *peek) enter(w *worker, c *caller, recognised func(*limits.Ticket) bool) bool {
-	h := &lateHolder{}
-	t := w.srv.gate.Admit(&c.ids, h, w.loop.Now())
-	if t.State() == limits.Admitted && recognised(t) {
+	t := w.srv.gate.AdmitReserved(&c.ids, unheld{}, w.loop.Now())
+	switch {
+	case t == nil:
+		return false
+	case recognised(t):
 		p.idle = true
 		return true
 	}
@@ -281,10 +285,10 @@ func (p *peek) enter(w *worker, c *caller, recognised func(*limits.Ticket) bool)
 	return false
 }
 
-// lateHolder holds a ticket that is given back at once if it is not admitted.
-type lateHolder struct{}
+// unheld holds a ticket until a session does.
+type unheld struct{}
 
-func (*lateHolder) Decided(*limits.Ticket) {}
+func (unheld) Decided(*limits.Ticket) {}
 
 // claim is what a command says of its client.
 type claim struct {

@@ -100,9 +100,21 @@ func (r *refusal) end() {
 func (r *refusal) Data(b []byte) {
 	r.in = append(r.in, b...)
 	if len(r.in) <= waitingInput {
-		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.answer)
+		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.goOn)
 	}
-	if !r.gone && !r.peek.checking {
+	switch {
+	case r.gone:
+	case !r.peek.checking:
+		r.answer()
+	case len(r.in) > waitingInput:
+		r.conn.PauseRead()
+	}
+}
+
+// goOn answers a client that has said who it is, and has no place for that.
+func (r *refusal) goOn() {
+	if !r.gone {
+		r.conn.ResumeRead()
 		r.answer()
 	}
 }
