@@ -49,6 +49,7 @@ func (g *Gate) enqueue(t *Ticket, x *group, now time.Time) {
 		x.queued++
 	}
 	t.state, t.why = Waiting, x
+	t.wait.evicting = t.wait.evicting && t.wait.in == x
 	t.wait.in = x
 	q := &x.queue
 	if q.places == nil {
@@ -384,9 +385,13 @@ func (e *Eviction) Done(closed int, now time.Time) {
 	waiters := slices.DeleteFunc(slices.Clone(e.waiters), func(t *Ticket) bool { return t.state != Waiting || t.wait.in != e.group })
 	slices.SortFunc(waiters, func(a, b *Ticket) int { return int(a.wait.seq) - int(b.wait.seq) })
 	helpless := max(len(e.waiters)-closed, 0)
-	for _, t := range waiters[max(len(waiters)-helpless, 0):] {
+	n := max(len(waiters)-helpless, 0)
+	for _, t := range waiters[n:] {
 		g.dequeue(t)
 		g.refuse(t, e.group)
 		g.tell(t)
+	}
+	for _, t := range waiters[:n] { // somebody else has got the place that was made for it
+		t.wait.evicting = false
 	}
 }

@@ -54,7 +54,7 @@ var parameters = []parameter{
 		"maxmemory-clients", true, 0, math.MaxInt64,
 		func(s *Server) int64 { return s.maxMemory.Load() },
 		nil,
-		func(s *Server, n int64) { s.maxMemory.Store(n) },
+		func(s *Server, n int64) { s.maxMemory.Store(n); s.easeIfNeeded() },
 	},
 }
 

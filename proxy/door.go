@@ -153,8 +153,7 @@ func (d *door) decided() {
 	}
 	switch {
 	case d.w.stopping:
-		d.leave()
-		d.conn.Close()
+		d.turnedAway()
 	case d.ticket.State() == limits.Admitted:
 		d.end()
 		d.w.srv.tellObserved(d.ticket, d.remote)
@@ -162,6 +161,14 @@ func (d *door) decided() {
 	case d.ticket.State() == limits.Refused:
 		d.turnAway()
 	}
+}
+
+// turnedAway ends the wait of a client that has hung up, or that nobody is going to let in any more.
+func (d *door) turnedAway() {
+	d.w.srv.gate.CountRefusal()
+	d.leave()
+	_, _ = d.conn.Write(replyFull) // fits the socket's buffer; and the client may be gone
+	d.conn.Close()
 }
 
 // turnAway tells the client that there is no place for it.
@@ -205,12 +212,7 @@ func (d *door) recognised(t *limits.Ticket) bool {
 
 // EOF implements eventloop.Handler. A client that has hung up gives up its place in the queue. It is told why, as it may
 // have closed its sending side alone.
-func (d *door) EOF() {
-	d.w.srv.gate.CountRefusal()
-	d.leave()
-	_, _ = d.conn.Write(replyFull)
-	d.conn.Close()
-}
+func (d *door) EOF() { d.turnedAway() }
 
 // HungUp implements eventloop.Handler.
 func (d *door) HungUp() {
@@ -241,7 +243,7 @@ type peek struct {
 // at looks on. Recognised gets the ticket of a client for whom there is a place, and reports whether it takes it.
 // Otherwise is called if it turns out, after the upstream has been asked, that there is none.
 func (p *peek) at(w *worker, heard []byte, c *caller, recognised func(*limits.Ticket) bool, otherwise func()) {
-	if p.checking || p.idle || !w.srv.gate.Reserves() {
+	if p.checking || p.idle || c.outsider || !w.srv.gate.Reserves() {
 		return
 	}
 	ids := c.ids

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
 // UseStreams has a server handle every connection as it does on systems without epoll, and over TLS.
@@ -78,6 +79,17 @@ func TreatmentsChangedBy(reply []byte) (changed []string, listed int, err error)
 
 // IsLocal is what protected mode asks of a client's address.
 var IsLocal = isLocal
+
+// FindProcess has a client's process be found now, by its address.
+func FindProcess(s *Server, remote string, p peer.Process) {
+	s.onAll(func(w *worker) {
+		for x := range w.all {
+			if x.remote == remote {
+				x.found(p)
+			}
+		}
+	}).Wait()
+}
 
 // Gauges returns how many clients are blocked, subscribed, tracking and watching.
 func Gauges(s *Server) [4]int64 {

@@ -25,8 +25,6 @@ func (s *session) cutOff() {
 		// already, the reply comes; if not, nothing is popped for nobody.
 		s.pin.once = true
 		s.pin.link.HalfClose()
-	case s.state == awaitingPlace:
-		s.close()
 	case s.acks != nil:
 		s.stopWaiting()
 		s.wait = &waiting{timer: s.w.loop.AfterFunc(connectTime, s.close)}

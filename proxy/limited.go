@@ -90,6 +90,10 @@ func (s *session) refuseLate() {
 	}
 	s.refused = true
 	s.w.srv.tellRefused(s.ticket, caller{remote: s.remote, process: s.process.Value()})
+	if s.blocked() { // it would be answered when others please, and with what is meant for somebody else
+		s.expel()
+		return
+	}
 	s.w.loop.AfterFunc(refusalTalk, s.expel)
 }
 

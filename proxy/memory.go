@@ -24,12 +24,25 @@ func (s *session) weigh() {
 	if now == s.weight {
 		return
 	}
-	srv := s.w.srv
-	total := srv.clientMemory.Add(int64(now - s.weight))
+	s.w.srv.clientMemory.Add(int64(now - s.weight))
 	s.weight = now
-	if most := srv.maxMemory.Load(); most > 0 && total > most && srv.easing.CompareAndSwap(false, true) {
-		srv.workers[0].loop.Post(srv.ease)
+	s.w.srv.easeIfNeeded()
+}
+
+// easeIfNeeded has the largest closed if clients have too much in buffers. It may be called from any goroutine.
+func (s *Server) easeIfNeeded() {
+	if s.tooMuch() > 0 && s.easing.CompareAndSwap(false, true) {
+		s.workers[0].loop.Post(s.ease)
 	}
+}
+
+// tooMuch is by how much the clients' memory exceeds what it may be.
+func (s *Server) tooMuch() int64 {
+	most := s.maxMemory.Load()
+	if most == 0 {
+		return 0
+	}
+	return s.clientMemory.Load() - most
 }
 
 // weight is what a session has in buffers.
@@ -48,7 +61,7 @@ func (s *Server) ease() {
 		}
 		return append(all, weight{x.id, x.weight})
 	}, func(a, b weight) int { return cmp.Compare(b.bytes, a.bytes) }, func(all []weight) {
-		tooMuch := s.clientMemory.Load() - s.maxMemory.Load()
+		tooMuch := s.tooMuch()
 		chosen := map[int64]bool{}
 		for _, x := range all {
 			if tooMuch <= 0 {
@@ -66,7 +79,12 @@ func (s *Server) ease() {
 			s.counters.evicted.Add(1)
 			x.close()
 			return append(closed, x.id)
-		}, cmp.Compare[int64], func([]int64) { s.easing.Store(false) })
+		}, cmp.Compare[int64], func(closed []int64) {
+			s.easing.Store(false)
+			if len(closed) > 0 { // otherwise all that have much are not to be evicted
+				s.easeIfNeeded() // others may have grown meanwhile
+			}
+		})
 	})
 }
 

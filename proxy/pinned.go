@@ -320,6 +320,7 @@ func (s *session) relay(b []byte) {
 	if !kept {
 		s.in = append([]byte(nil), b...)
 	}
+	s.weigh()
 	if int64(s.pin.link.Backlog()+len(s.in)) > s.queryLimit() {
 		s.close()
 	}

@@ -385,8 +385,11 @@ func (s *session) settle() {
 	case s.doom != nil:
 		s.write(s.doom)
 		s.leave()
-	case (s.state == paused || s.state == awaitingPlace) && (s.eof || s.w.stopping):
+	case s.state == paused && (s.eof || s.w.stopping):
 		s.flushAndClose()
+	case s.state == awaitingPlace && (s.eof || s.w.stopping):
+		s.answer(replyFull) // as whoever gives up his place at the door
+		s.leave()
 	case s.state != flowing:
 	case s.eof, s.w.stopping:
 		s.leave()

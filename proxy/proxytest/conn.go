@@ -42,6 +42,20 @@ func Dial(t testing.TB, addr string) *Conn {
 	return c
 }
 
+// DialFrom is Dial with a local address, such as 127.0.0.2, for a server on TCP.
+func DialFrom(t testing.TB, local, addr string) *Conn {
+	t.Helper()
+	d := net.Dialer{Timeout: ReplyTimeout, LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+	nc, err := d.Dial("tcp", addr)
+	if err != nil {
+		t.Fatalf("connecting to %s from %s: %v", addr, local, err)
+	}
+	c := newConn(nc)
+	c.t = t
+	t.Cleanup(c.Close)
+	return c
+}
+
 // TryDial is Dial for goroutines: it returns its error, and the caller closes the connection. Only the Try
 // methods, Close, CloseWrite and Reset may be called on it.
 func TryDial(addr string) (*Conn, error) {
@@ -53,7 +67,11 @@ func TryDial(addr string) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{conn: nc, r: bufio.NewReaderSize(nc, 4096), timeout: ReplyTimeout}, nil
+	return newConn(nc), nil
+}
+
+func newConn(nc net.Conn) *Conn {
+	return &Conn{conn: nc, r: bufio.NewReaderSize(nc, 4096), timeout: ReplyTimeout}
 }
 
 // SetTimeout sets how long the next calls wait.
