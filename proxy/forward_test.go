@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -79,6 +80,10 @@ func TestMain(m *testing.M) {
 		go passOn(ln, addr, "")
 		_, _ = io.Copy(io.Discard, os.Stdin) // until the test is over
 		return
+	}
+	// The tests that are run in parallel are those that mostly wait: how many at once is no matter of processors.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }
