@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -13,7 +14,7 @@ import (
 // Rules of the scenario fair:
 //
 //   - redbouncer has room for 200 clients, and a queue;
-//   - one address opens 5,000 connections within a second; each that is let in holds its place for a tenth of a second, so
+//   - one address opens 5,000 connections within a second; each that is let in holds its place for a tenth of a second, more or less, so
 //     that a place comes free every half millisecond, and they take two and a half seconds in all;
 //   - meanwhile, clients from another address come one at a time: how long each waits from connecting to its first answer.
 
@@ -76,7 +77,7 @@ func (f *fairness) run(ctx context.Context) {
 	begin := time.Now()
 	for n := range fairFlood {
 		time.Sleep(time.Until(begin.Add(time.Duration(n) * time.Second / fairFlood)))
-		flood.Go(func() { f.come(floodAddr, fairHold, &f.flood) })
+		flood.Go(func() { f.come(floodAddr, fairHold/2+rand.N(fairHold), &f.flood) })
 	}
 	done := make(chan struct{})
 	go func() { flood.Wait(); close(done) }()

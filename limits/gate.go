@@ -56,7 +56,9 @@ func (g *Gate) unlock() {
 	g.told, g.granted = nil, nil
 	g.mu.Unlock()
 	for _, d := range told {
-		d.holder.Decided(d.ticket)
+		if d.holder != nil {
+			d.holder.Decided(d.ticket)
+		}
 	}
 	for _, f := range granted {
 		f()

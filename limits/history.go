@@ -105,9 +105,9 @@ func (p *page) turn(c *windowClock) {
 	if p.past != nil {
 		p.past.levels[c.slot(0)] = p.sight.level
 	}
-	if t := p.sight.typical; t != nil {
-		p.ids, p.command, p.last = *t.Identities, t.Command, t.Last
-		p.sight.typical = nil
+	if t := &p.sight.typical; t.ids != nil {
+		p.ids, p.command, p.last = *t.ids, t.command, t.last
+		p.sight.typical = typical{}
 	}
 }
 

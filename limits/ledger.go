@@ -13,7 +13,7 @@ import (
 // It holds a bounded number of values of each kind. Those without clients are dropped after a while; what there is no
 // room for is counted together, as OtherSources, and is never a suspect.
 type Ledger struct {
-	// looking is held by Observe from its first client to its last, and by those who read what it has seen. It is taken
+	// looking is held by ObserveEach from its first client to its last, and by those who read what it has seen. It is taken
 	// before mu, so that a client who connects waits for a few others to be looked at, and not for all of them.
 	looking sync.Mutex
 	uses    []uint64 // of Observe: when connections were used last, by source

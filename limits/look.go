@@ -47,31 +47,44 @@ type sight struct {
 	sent       uint64 // commands, all clients
 	sentBefore uint64 // those of clients older than a window
 	oldest     [keptOldest]Connection
-	ranked     int          // how many of oldest are filled
-	typical    *ClientFacts // until the look is over: whose last command most have in common
+	ranked     int     // how many of oldest are filled
+	typical    typical // until the look is over: whose last command most have in common
 	votes      int
 	restVotes  bool // of those that are not used, since there are some
 	lent       int  // counted here, and open on the page of the source without a name
 	mark       int  // the source's place in Ledger.sources, plus one
 }
 
-// lookAtOnce is how many clients are looked at before those who connect have their turn.
+// lookAtOnce is how many pages are reported before those who connect have their turn.
 const lookAtOnce = 128
+
+// typical is a client that stands for most.
+type typical struct {
+	ids           *Identities
+	command, last string
+}
 
 // Observe looks at all clients. It is called once a LedgerWindow, and returns what there is to tell. The facts are not
 // kept, but for the strings of a few.
 func (l *Ledger) Observe(now time.Time, clients []ClientFacts) []Notice {
+	return l.ObserveEach(now, func(see func(*ClientFacts)) {
+		for i := range clients {
+			see(&clients[i])
+		}
+	})
+}
+
+// ObserveEach is Observe for clients that are not in one place: walk calls see for each, one at a time, from any goroutine.
+func (l *Ledger) ObserveEach(now time.Time, walk func(see func(*ClientFacts))) []Notice {
 	l.looking.Lock()
 	defer l.looking.Unlock()
 	l.uses, l.sources = l.uses[:0], l.sources[:0]
 	lk := look{Ledger: l, window: l.clock.now + 1}
-	for part := range slices.Chunk(clients, lookAtOnce) {
-		l.mu.Lock()
-		for i := range part {
-			lk.at(&part[i])
-		}
+	walk(func(f *ClientFacts) {
+		l.mu.Lock() // for each: those who connect have their turn in between
+		lk.at(f)
 		l.mu.Unlock()
-	}
+	})
 	l.findUsesAtOnce()
 
 	l.mu.Lock()
@@ -229,8 +242,8 @@ func (s *sight) vote(f *ClientFacts) {
 	switch {
 	case s.restVotes && !rests:
 	case s.votes == 0, rests && !s.restVotes:
-		s.typical, s.votes, s.restVotes = f, 1, rests
-	case s.typical.Last == f.Last:
+		s.typical, s.votes, s.restVotes = typical{f.Identities, f.Command, f.Last}, 1, rests
+	case s.typical.last == f.Last:
 		s.votes++
 	default:
 		s.votes--

@@ -30,12 +30,11 @@ type caller struct {
 	outsider bool // protected mode refuses it, whoever it says that it is
 }
 
-// ends returns the caller with the ends of its connection.
-func (c caller) ends() caller {
+// ends finds the ends of the caller's connection.
+func (c *caller) ends() {
 	if c.onHost {
 		c.local, c.peer = c.in.Addrs()
 	}
-	return c
 }
 
 // call returns what is known of a client that has said nothing.
@@ -55,30 +54,38 @@ func (s *Server) call(in eventloop.Incoming, listener string) caller {
 	return c
 }
 
-// knock decides on a new client. It runs on the first worker's loop, and hands the client to w.
-func (s *Server) knock(w *worker, c caller) {
-	d := &door{w: w, caller: c}
+// knock decides on a new client. It runs on the first worker's loop, and hands the client to w. C is valid during the call
+// only.
+func (s *Server) knock(w *worker, c *caller) {
 	now := s.workers[0].loop.Now()
-	t := s.gate.Admit(&c.ids, d, now)
+	t := s.gate.Admit(&c.ids, nil, now)
 	switch t.State() {
 	case limits.Admitted:
 		s.tellObserved(t, c.remote)
-		c = c.ends()
+		c.ends()
 		s.keepAliveOf(c.in)
-		if !s.hand(w, func() { w.admit(c, t) }, c.in) {
+		if w == s.workers[0] {
+			w.admit(c, t)
+			break
+		}
+		mine := *c
+		if !s.hand(w, func() { w.admit(&mine, t) }, c.in) {
 			t.Leave(now)
 		}
 	case limits.Waiting:
-		d.ticket, d.caller = t, c.ends()
+		c.ends()
+		d := &door{w: w, caller: *c, ticket: t}
+		t.Hold(d) // what has been decided meanwhile, open finds out
 		s.keepAliveOf(c.in)
 		if !s.hand(w, d.open, c.in) {
 			t.Leave(now)
 		}
 		s.attend()
 	default:
-		s.tellRefused(t, c)
+		s.tellRefused(t, *c)
 		t.Leave(now)
-		s.hand(w, func() { w.refuse(c, replyFull) }, c.in)
+		mine := *c
+		s.hand(w, func() { w.refuse(mine, replyFull) }, c.in)
 	}
 }
 
@@ -98,7 +105,7 @@ func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []by
 	switch state {
 	case limits.Admitted:
 		s.tellObserved(d.ticket, c.remote)
-		w.admitLate(conn, c, d.ticket, heard)
+		w.admitLate(conn, &c, d.ticket, heard)
 	case limits.Waiting:
 		conn.SetHandler(d)
 		d.wait()
@@ -157,7 +164,7 @@ func (d *door) decided() {
 	case d.ticket.State() == limits.Admitted:
 		d.end()
 		d.w.srv.tellObserved(d.ticket, d.remote)
-		d.w.admitLate(d.conn, d.caller, d.ticket, d.heard)
+		d.w.admitLate(d.conn, &d.caller, d.ticket, d.heard)
 	case d.ticket.State() == limits.Refused:
 		d.turnAway()
 	}
@@ -206,7 +213,7 @@ func (d *door) recognised(t *limits.Ticket) bool {
 	d.ticket.Leave(d.w.loop.Now())
 	d.ticket = t
 	d.end()
-	d.w.admitLate(d.conn, d.caller, t, d.heard)
+	d.w.admitLate(d.conn, &d.caller, t, d.heard)
 	return true
 }
 

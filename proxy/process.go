@@ -56,7 +56,7 @@ func (s *Server) forgetProcesses() {
 }
 
 // findProcess has the process of a client looked up, if it is on this host.
-func (s *session) findProcess(c caller) {
+func (s *session) findProcess(c *caller) {
 	s.w.srv.resolver.Lookup(c.local, c.peer, func(p peer.Process, ok bool) {
 		if ok {
 			s.w.loop.Post(func() { s.found(p) })

@@ -118,7 +118,7 @@ func (r *refusal) recognised(t *limits.Ticket) bool {
 		return false
 	}
 	r.end()
-	r.w.admitLate(r.conn, r.caller, t, r.in)
+	r.w.admitLate(r.conn, &r.caller, t, r.in)
 	return true
 }
 

@@ -61,8 +61,9 @@ type Server struct {
 	// Owned by the first worker's loop.
 	turn       int // which worker gets the next client
 	processes  map[int]*knownProcess
-	attending  bool // somebody waits at the gate
-	evicting   bool // idle clients are being looked for
+	attending  bool   // somebody waits at the gate
+	caller     caller // who is being decided on: in one place, as most who come stay, and leave no garbage behind
+	evicting   bool   // idle clients are being looked for
 	evictNext  time.Time
 	stopAccept []func()
 }
@@ -270,18 +271,20 @@ func (s *Server) announce() {
 func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	w := s.workers[s.turn%len(s.workers)]
 	s.turn++
-	c := s.call(in, listener)
-	switch {
-	case slices.Contains(s.cfg.AcceptProxy, listener):
+	c := &s.caller
+	*c = s.call(in, listener)
+	if slices.Contains(s.cfg.AcceptProxy, listener) {
+		mine := *c
 		s.keepAliveOf(in)
-		s.hand(w, func() { w.introduce(c) }, in)
-	default:
-		if text := s.turnsAway(&c); text != nil {
-			s.hand(w, func() { w.refuse(c, text) }, in)
-			return
-		}
-		s.knock(w, c)
+		s.hand(w, func() { w.introduce(mine) }, in)
+		return
 	}
+	if text := s.turnsAway(c); text != nil {
+		mine := *c
+		s.hand(w, func() { w.refuse(mine, text) }, in)
+		return
+	}
+	s.knock(w, c)
 }
 
 // keepAliveOf has the kernel probe a client that stays. Who is refused does not.
@@ -347,7 +350,7 @@ func (s *Server) tellRefused(t *limits.Ticket, c caller) {
 			s.log(r, c.remote)
 		}
 	}
-	if c = c.ends(); !c.peer.IsValid() || !s.resolver.Lookup(c.local, c.peer, done) {
+	if c.ends(); !c.peer.IsValid() || !s.resolver.Lookup(c.local, c.peer, done) {
 		done(c.process, c.process.PID != 0)
 	}
 }

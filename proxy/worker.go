@@ -177,7 +177,7 @@ func (w *worker) flushPushed() {
 }
 
 // admit makes a session of a connection that the gate has let in.
-func (w *worker) admit(c caller, t *limits.Ticket) {
+func (w *worker) admit(c *caller, t *limits.Ticket) {
 	s := w.newSession(c, t)
 	conn, err := w.loop.Attach(c.in, s)
 	if err != nil {
@@ -189,7 +189,7 @@ func (w *worker) admit(c caller, t *limits.Ticket) {
 }
 
 // admitLate makes a session of a connection that had to wait for a place. Heard is what the client has said meanwhile.
-func (w *worker) admitLate(conn *eventloop.Conn, c caller, t *limits.Ticket, heard []byte) {
+func (w *worker) admitLate(conn *eventloop.Conn, c *caller, t *limits.Ticket, heard []byte) {
 	s := w.newSession(c, t)
 	conn.SetHandler(s)
 	w.seat(s, conn, c)
@@ -199,7 +199,7 @@ func (w *worker) admitLate(conn *eventloop.Conn, c caller, t *limits.Ticket, hea
 	}
 }
 
-func (w *worker) newSession(c caller, t *limits.Ticket) *session {
+func (w *worker) newSession(c *caller, t *limits.Ticket) *session {
 	now := w.clock()
 	s := &session{
 		w: w, id: w.ids.Add(1), remote: c.remote, ticket: t, created: now, active: now, used: now,
@@ -210,7 +210,7 @@ func (w *worker) newSession(c caller, t *limits.Ticket) *session {
 }
 
 // seat puts a session among the others.
-func (w *worker) seat(s *session, conn *eventloop.Conn, c caller) {
+func (w *worker) seat(s *session, conn *eventloop.Conn, c *caller) {
 	s.conn = conn
 	w.srv.ledger.Opened(s.ticket.Identities(), w.loop.Now())
 	if c.peer.IsValid() {
