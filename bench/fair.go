@@ -77,7 +77,7 @@ func (f *fairness) run(ctx context.Context) {
 	begin := time.Now()
 	for n := range fairFlood {
 		time.Sleep(time.Until(begin.Add(time.Duration(n) * time.Second / fairFlood)))
-		flood.Go(func() { f.come(floodAddr, fairHold/2+rand.N(fairHold), &f.flood) })
+		flood.Go(func() { f.come(floodAddr, fairHold/2+rand.N(fairHold), &f.flood) }) //nolint:gosec // chance, no secret
 	}
 	done := make(chan struct{})
 	go func() { flood.Wait(); close(done) }()

@@ -41,7 +41,7 @@ func TestWhoHasHadSomebodyClosedUnderOneRuleMayUnderAnother(t *testing.T) {
 			t.Fatalf("nobody is chosen where %s could be", victim)
 		}
 		s.goes(victim)
-		evictions[0].Done(1, s.now)
+		evictions[0].Done(1)
 	}
 	s.are(admitted, "a2")
 	s.empties()
@@ -56,7 +56,7 @@ func TestWhosePlaceAnotherHasGotHasSomebodyElseClosed(t *testing.T) {
 	s.goes("in1")
 	s.are(admitted, "new")
 	s.come("newer", "10.0.0.2")
-	e.Done(1, s.now)
+	e.Done(1)
 	if n := len(s.gate.Evictions()); n != 1 {
 		t.Errorf("%d evictions are needed", n)
 	}

@@ -214,7 +214,7 @@ func (s *doorSimulation) evict() {
 				}
 			}
 		}
-		e.Done(len(chosen), s.now)
+		e.Done(len(chosen))
 	}
 }
 

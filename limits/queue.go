@@ -377,7 +377,7 @@ func (e *Eviction) places(candidates []Candidate) (out evictables) {
 }
 
 // Done says how many of the chosen are being closed. Those for whom nobody makes room are refused, the latest first.
-func (e *Eviction) Done(closed int, now time.Time) {
+func (e *Eviction) Done(closed int) {
 	g := e.gate
 	g.mu.Lock()
 	defer g.unlock()

@@ -117,7 +117,7 @@ func TestTheLongestIdleOfWhoHasMostMakesRoom(t *testing.T) {
 		t.Errorf("chosen: %v", names)
 	}
 	s.goes("a2")
-	evictions[0].Done(1, s.now) // b1 was not idle any more
+	evictions[0].Done(1) // b1 was not idle any more
 	s.are(admitted, "new1")
 	s.are(refused, "new2")
 	if g := s.group("total", ""); g.Evicted != 1 {
@@ -141,7 +141,7 @@ func TestAnEvictionConcernsThoseWhoAreCountedByTheRule(t *testing.T) {
 	}
 	s.passes(2 * time.Second) // nobody goes
 	s.are(refused, "new")
-	e[0].Done(0, s.now)
+	e[0].Done(0)
 	s.empties()
 }
 

@@ -108,7 +108,8 @@ func ParseRule(text string) (Rule, error) {
 			return Rule{}, &RuleError{rest[0] + " " + rest[1], "want " + l.want}
 		}
 	}
-	return r, r.check(seen)
+	err = r.check(seen)
+	return r, err
 }
 
 // ParseRuleHead reads the beginning of a rule, which names it: of two rules with the same head, the later one counts.
@@ -143,7 +144,8 @@ func parseHead(words []string) (r Rule, rest []string, err error) {
 	if isEach() {
 		r.Each, rest = true, rest[1:]
 	}
-	return r, rest, r.compile()
+	err = r.compile()
+	return r, rest, err
 }
 
 // compile makes the pattern ready to be matched.

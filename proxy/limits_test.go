@@ -595,7 +595,6 @@ func TestAClientThatWouldHaveBeenRefusedIsToldOfOnce(t *testing.T) {
 	})
 	for range 2 {
 		c := proxytest.Dial(t, p.Addr())
-		defer c.Close()
 		c.Do("PING")
 		time.Sleep(300 * time.Millisecond) // its process is found
 		for range 10 {

@@ -113,7 +113,7 @@ func (s *Server) evict() {
 		}
 		s.closeIdlest(chosen, func(closed map[*limits.Eviction]int) {
 			for _, e := range evictions {
-				e.Done(closed[e], time.Now())
+				e.Done(closed[e])
 			}
 			now := time.Now()
 			s.evicting, s.evictNext = false, now.Add(max(evictRest, evictShare*now.Sub(began)))
