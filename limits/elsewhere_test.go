@@ -89,3 +89,14 @@ func TestAskingForAReservedPlaceInVainHarmsNobody(t *testing.T) {
 	got.Leave(s.now)
 	s.empties()
 }
+
+func TestWhoHangsUpWhileSomebodyIsBeingClosedForHimIsGone(t *testing.T) {
+	s := newStage(t, 1, "total overflow evict-idle")
+	s.come("in", "10.0.0.1")
+	s.crowd("new", 3, "10.0.0.2")
+	e := s.gate.Evictions()[0]
+	s.goes("new2")
+	e.Done(0)
+	s.are(refused, "new1", "new3")
+	s.empties()
+}

@@ -382,7 +382,9 @@ func (e *Eviction) Done(closed int) {
 	g.mu.Lock()
 	defer g.unlock()
 	e.group.evicted += uint64(closed)
-	waiters := slices.DeleteFunc(slices.Clone(e.waiters), func(t *Ticket) bool { return t.state != Waiting || t.wait.in != e.group })
+	waiters := slices.DeleteFunc(slices.Clone(e.waiters), func(t *Ticket) bool {
+		return t.prev == nil || t.state != Waiting || t.wait.in != e.group // it has hung up, or been decided on, meanwhile
+	})
 	slices.SortFunc(waiters, func(a, b *Ticket) int { return int(a.wait.seq) - int(b.wait.seq) })
 	helpless := max(len(e.waiters)-closed, 0)
 	n := max(len(waiters)-helpless, 0)
