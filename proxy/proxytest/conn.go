@@ -45,12 +45,10 @@ func Dial(t testing.TB, addr string) *Conn {
 // DialFrom is Dial with a local address, such as 127.0.0.2, for a server on TCP.
 func DialFrom(t testing.TB, local, addr string) *Conn {
 	t.Helper()
-	d := net.Dialer{Timeout: ReplyTimeout, LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
-	nc, err := d.Dial("tcp", addr)
+	c, err := TryDialFrom(local, addr)
 	if err != nil {
 		t.Fatalf("connecting to %s from %s: %v", addr, local, err)
 	}
-	c := newConn(nc)
 	c.t = t
 	t.Cleanup(c.Close)
 	return c
@@ -64,6 +62,16 @@ func TryDial(addr string) (*Conn, error) {
 		network, addr = "unix", path
 	}
 	nc, err := net.DialTimeout(network, addr, ReplyTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(nc), nil
+}
+
+// TryDialFrom is to DialFrom what TryDial is to Dial.
+func TryDialFrom(local, addr string) (*Conn, error) {
+	d := net.Dialer{Timeout: ReplyTimeout, LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+	nc, err := d.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
