@@ -99,7 +99,7 @@ func (r *refusal) end() {
 // commands gets the text, for a while. All others get it once.
 func (r *refusal) Data(b []byte) {
 	r.in = append(r.in, b...)
-	if len(r.in) <= waitingInput && !r.outsider {
+	if !r.outsider {
 		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.answer)
 	}
 	switch {
@@ -132,10 +132,10 @@ func (r *refusal) answer() {
 	for len(r.in) > 0 {
 		n, err := r.reader.Next(r.in)
 		switch {
-		case err != nil || n == 0 && (!r.spoke || len(r.in) > waitingInput):
+		case err != nil || n == 0 && len(r.in) > waitingInput:
 			r.tell()
 			return
-		case n == 0:
+		case n == 0: // the rest may come in time
 			return
 		case r.reader.Len() == 0:
 		case !r.spoke && !isWord(r.reader.Arg(0), "HELLO"):

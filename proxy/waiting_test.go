@@ -213,3 +213,81 @@ func TestWhoWaitsWhenTheProxyStopsIsToldAtOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestWhoShowsWhoItIsMayHaveSentAMegabyteBehind(t *testing.T) {
+	for _, rule := range []string{"total overflow reject", "total overflow queue queue-timeout 60s"} {
+		for _, streams := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, streams %t", rule, streams), func(t *testing.T) {
+				s, p := redisAndProxy(t, func(c *proxy.Config) {
+					c.Loops, c.MaxClients, c.Limits = 2, 2, parseRules(t, rule, "user ops reserved 1")
+					if streams {
+						proxy.UseStreams(c)
+					}
+				})
+				proxytest.Dial(t, s.Addr()).Do("ACL", "SETUSER", "ops", "on", ">pw", "~*", "+@all")
+				in := proxytest.Dial(t, p.Addr())
+				in.Do("PING")
+				much, n := megabyte()
+				ops := proxytest.Dial(t, p.Addr())
+				written := make(chan error, 1)
+				go func() { written <- ops.TryWrite([]byte(proxytest.Command("AUTH", "ops", "pw") + much)) }()
+				for i := range n + 1 {
+					want := "+OK\r\n"
+					if i > 0 {
+						want = fmt.Sprintf(":%d\r\n", i)
+					}
+					if got := string(ops.ReadReply()); got != want {
+						t.Fatalf("reply %d is %q", i, got)
+					}
+				}
+				if err := <-written; err != nil {
+					t.Error(err)
+				}
+
+				// A wrong password is no way in, nor to be kept.
+				other := proxytest.Dial(t, p.Addr())
+				go func() { written <- other.TryWrite([]byte(proxytest.Command("AUTH", "ops", "wrong") + much)) }()
+				if rule == "total overflow reject" {
+					if said := string(other.ReadAll()); said != "" && said != refusalText {
+						t.Errorf("with a wrong password: %q", said)
+					}
+				} else {
+					waits(t, p, 1)
+					other.Reset()
+				}
+				<-written
+				if got := string(in.Do("GET", "n")); got != fmt.Sprintf("$%d\r\n%d\r\n", len(fmt.Sprint(n)), n) {
+					t.Errorf("it was served: %q", got)
+				}
+				if st := p.Stats(); st.Admitted != 2 {
+					t.Errorf("%+v", st)
+				}
+				in.Close()
+				ops.Close()
+				eventually(t, "all is zero", func() string { return stillCounted(p) })
+			})
+		}
+	}
+}
+
+func TestWhoShowsWhoItIsMayDoSoByteByByte(t *testing.T) {
+	withRules(t, 1, []string{"user ops reserved 1"}, func(t *testing.T, _ *proxytest.Server, p *proxytest.Running) {
+		for _, introduction := range []string{proxytest.Command("AUTH", "ops", "pw"), proxytest.Command("HELLO", "3", "AUTH", "ops", "pw")} {
+			c := proxytest.Dial(t, p.Addr())
+			for _, b := range []byte(introduction) {
+				c.Write(string(b))
+				time.Sleep(time.Millisecond)
+			}
+			if got := string(c.ReadReply()); got[0] == '-' {
+				t.Errorf("%q: %q", introduction, got)
+			}
+			c.Close()
+			allGone(t, p)
+		}
+		half := proxytest.Dial(t, p.Addr())
+		half.Write("*2\r\n$4\r\nAU")
+		if got := string(half.ReadAll()); got != refusalText {
+			t.Errorf("half an introduction: %q", got)
+		}
+	})
+}

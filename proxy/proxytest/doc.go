@@ -5,7 +5,7 @@
 // The tests that use it can be told more by environment variables:
 //
 //	REDBOUNCER_TEST_SERVER     the server program to test against, a redis-server or valkey-server
-//	REDBOUNCER_TEST_DURATION   how long the tests of isolation and of two tenants attack, 5s by default
+//	REDBOUNCER_TEST_DURATION   how long the tests of isolation, of two tenants and of limits attack, 5s by default
 //	REDBOUNCER_TEST_SEED       the seed of such a test, or of the one of subscribers, to repeat
 //	REDBOUNCER_TEST_FLOOD=1    1 GB of garbage and 10,000 half-open clients instead of 64 MB and 2,000
 //
