@@ -249,7 +249,7 @@ func (w *doorWatcher) check(r limits.RuleReport, x limits.GroupReport, privilege
 	if changed {
 		w.above[key] = min(x.Open, was)
 	}
-	if x.MaxPins > 0 && x.Pins > x.MaxPins && !strings.Contains(r.Head, "name *") { // that one changes
+	if x.MaxPins > 0 && x.Pins > x.MaxPins && r.Head != "name each" { // that one changes: who has a pin keeps it
 		w.d.problem("LIMIT: %q %s: %d of %d pins", r.Rule, x.Value, x.Pins, x.MaxPins)
 	}
 }
