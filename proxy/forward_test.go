@@ -82,7 +82,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	// The tests that are run in parallel are those that mostly wait: how many at once is no matter of processors.
-	if err := flag.Set("test.parallel", "12"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
