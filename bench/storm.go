@@ -45,15 +45,15 @@ type stormResult struct {
 	Duration time.Duration `json:"duration_ns"`
 }
 
-// latencies are percentiles.
-type latencies struct {
-	Commands int           `json:"commands"`
-	P50      time.Duration `json:"p50_ns"`
-	P99      time.Duration `json:"p99_ns"`
-	Max      time.Duration `json:"max_ns"`
+func planStorm(s *session) string {
+	return fmt.Sprintf("%d clients, %s GET/s, for %s; then the same with %s refused connections/s",
+		stormClients, thousands(stormRate), s.storm, thousands(stormKnocks))
 }
 
-func measureStorm(ctx context.Context, s *session) error {
+func measureStorm(ctx context.Context, s *session, _ scenario) error {
+	if err := raiseOpenFiles(2*stormAtOnce + spareFiles); err != nil {
+		return err
+	}
 	for _, c := range s.contenders {
 		if c.peer() {
 			continue // twemproxy has no limit on clients
@@ -182,14 +182,6 @@ func ask1(ctx context.Context, c net.Conn, begin time.Time, i int, d time.Durati
 	return took, ctx.Err()
 }
 
-func percentiles(all []time.Duration) latencies {
-	if len(all) == 0 {
-		return latencies{}
-	}
-	slices.Sort(all)
-	return latencies{len(all), all[len(all)/2], all[len(all)*99/100], all[len(all)-1]}
-}
-
 // knocker opens connections at a fixed rate, which are to be refused.
 type knocker struct {
 	addr                           string
@@ -235,7 +227,7 @@ func (k *knocker) knock() {
 	}
 }
 
-func printStorms(w io.Writer, r *report) {
+func printStorms(w io.Writer, r *report, _ scenario) {
 	for i, x := range r.Storms {
 		if i == 0 {
 			fmt.Fprintf(w, "\n%d established clients, %d commands/s in all, for %s in calm and as long with %s knocks/s that are refused; latency in us from the time due\n\n",
