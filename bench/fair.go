@@ -136,14 +136,22 @@ func printFair(w io.Writer, r *report, _ scenario) {
 	x := r.Fair
 	fmt.Fprintf(w, "\n%s connections from one address within a second, %d places and a queue; a place comes free every %s. From connecting to the first answer, in ms\n\n",
 		thousands(fairFlood), fairPlaces, fairHold/fairPlaces)
-	t := newTable(w, "", "clients", "p50", "p90", "p99", "max")
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
-	t.row("the flood", thousands(float64(x.Flood.Commands)), ms(x.Flood.P50), "", ms(x.Flood.P99), ms(x.Flood.Max))
-	t.row("one at a time from another address", thousands(float64(x.Single.Commands)), ms(x.Single.P50), ms(x.Single.P90), ms(x.Single.P99), ms(x.Single.Max))
-	t.flush()
+	fairGrid(r).print(w)
 	if x.Failed > 0 {
 		fmt.Fprintf(w, "%s were not answered\n", thousands(float64(x.Failed)))
 	}
+}
+
+func fairGrid(r *report) grid {
+	g := grid{{"", "clients", "p50", "p90", "p99", "longest"}}
+	ms := func(d time.Duration) string { return asOneDigit(float64(d) / float64(time.Millisecond)) }
+	for _, x := range []struct {
+		name string
+		latencies
+	}{{"the flood", r.Fair.Flood}, {"one at a time from another address", r.Fair.Single}} {
+		g = append(g, []string{x.name, thousands(float64(x.Commands)), ms(x.P50), ms(x.P90), ms(x.P99), ms(x.Max)})
+	}
+	return g
 }
 
 // fairWait is the longest wait of a client from another address, in ms.

@@ -31,9 +31,7 @@ func asOneDigit(v float64) string { return fmt.Sprintf("%.1f", v) }
 
 func asBytes(v float64) string { return thousands(v) + " B" }
 
-func asMegabytes(v int64) string { return asMegabytesF(float64(v)) }
-
-func asMegabytesF(v float64) string { return fmt.Sprintf("%.1f MB", v/(1<<20)) }
+func asMegabytes(v float64) string { return fmt.Sprintf("%.1f MB", v/(1<<20)) }
 
 // thousands shows a whole number with commas.
 func thousands(v float64) string {

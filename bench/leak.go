@@ -225,7 +225,11 @@ func printLeak(w io.Writer, r *report, _ scenario) {
 		return
 	}
 	fmt.Fprint(w, "\nleak: how long after its beginning each leak was named in the log\n\n")
-	t := newTable(w, "", "named after", "rule")
+	leakGrid(r).print(w)
+}
+
+func leakGrid(r *report) grid {
+	g := grid{{"", "named after", "rule"}}
 	for _, x := range r.Leaks {
 		after := "not named"
 		if x.NamedAfter > 0 {
@@ -234,7 +238,7 @@ func printLeak(w io.Writer, r *report, _ scenario) {
 		if x.Kind == leakHealthy {
 			x.Kind = "the healthy clients: WRONGLY"
 		}
-		t.row(x.Kind, after, x.Rule)
+		g = append(g, []string{x.Kind, after, x.Rule})
 	}
-	t.flush()
+	return g
 }

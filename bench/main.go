@@ -87,7 +87,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	s.report.Took = time.Since(s.progress.begin).Round(time.Second)
 	s.report.judge()
-	s.report.printVerdicts(stdout)
+	s.report.printVerdicts(stdout, len(set.scenarios) == 0 && set.target == "")
 	return s.report.write(s.out, stdout)
 }
 

@@ -59,7 +59,7 @@ type sample struct {
 	// Calls of read and write a command.
 	ProxyCalls float64 `json:"proxy_reads_and_writes_per_command,omitempty"`
 	RedisCalls float64 `json:"redis_reads_and_writes_per_command,omitempty"`
-	// ProxyPeak is the most memory that the proxy had resident, in bytes, and ProxyBase what it had before.
+	// ProxyPeak is the most memory that the proxy had resident, in bytes, and ProxyBase what it had before any client.
 	ProxyPeak int64 `json:"proxy_rss_peak,omitempty"`
 	ProxyBase int64 `json:"proxy_rss_before,omitempty"`
 	// Upstreams is how many connections to Redis there were.
@@ -138,10 +138,7 @@ func (s *session) measure(ctx context.Context, r *rig, d driver, j job) (sample,
 	t := j.target
 	defer func() { time.Sleep(time.Duration(j.Clients) * leaveTime) }()
 	defer d.stop()
-	base, err := restPeak(t.proxy)
-	if err != nil {
-		return sample{}, err
-	}
+	forgetPeak(t.proxy)
 	if err := d.start(ctx); err != nil {
 		return sample{}, err
 	}
@@ -159,7 +156,7 @@ func (s *session) measure(ctx context.Context, r *rig, d driver, j job) (sample,
 		RequestsPerSecond: float64(got.commands) / got.elapsed.Seconds(),
 		ProxyCPU:          perCommand(proxyUsed.cpu, got.commands), RedisCPU: perCommand(redisUsed.cpu, got.commands),
 		RedisCalls: float64(redisUsed.calls) / float64(got.commands),
-		ProxyBase:  base, Latency: got.took,
+		ProxyBase:  t.base, Latency: got.took,
 	}
 	if !t.usesRecv {
 		x.ProxyCalls = float64(proxyUsed.calls) / float64(got.commands)

@@ -33,6 +33,8 @@ type target struct {
 	proxy *process
 	// redis is the address under which it knows Redis; no other target uses that one.
 	redis string
+	// base is its memory before any client, in bytes.
+	base int64
 	// hello is what a client says first.
 	hello batch
 }
@@ -123,7 +125,15 @@ func (s *session) add(ctx context.Context, r *rig, c contender, at place) error 
 	t := newTarget(c, at.listen)
 	t.proxy, t.redis = p, at.redis
 	r.targets = append(r.targets, t)
-	return p.await(ctx, at.listen)
+	if err := p.await(ctx, at.listen); err != nil {
+		return err
+	}
+	base, err := residentMemory(p.pid())
+	r.targets[len(r.targets)-1].base = base
+	if errors.Is(err, errNotMeasured) {
+		return nil
+	}
+	return err
 }
 
 // close ends every process of the rig, those in front first.

@@ -56,6 +56,14 @@ func (l load) unit() string {
 	return l.Unit
 }
 
+// units is the unit in the plural.
+func (l load) units() string {
+	if stem, found := strings.CutSuffix(l.unit(), "y"); found {
+		return stem + "ies"
+	}
+	return l.unit() + "s"
+}
+
 var (
 	get       = [][]string{{"GET key"}}
 	set       = [][]string{{"SET key value"}}

@@ -109,16 +109,20 @@ func printSoak(w io.Writer, r *report, _ scenario) {
 	}
 	fmt.Fprintf(w, "\nsoak: %s, %s commands/s; means of the first and the last quarter of %d s\n\n",
 		soakLoad.Name, thousands(r.Soaks[0].Rate), len(r.Soaks[0].Seconds))
-	t := newTable(w, "", "memory, first", "last", "p99 us, first", "last", "longest us")
+	soakGrid(r).print(w)
+}
+
+func soakGrid(r *report) grid {
+	g := grid{{"", "memory, first", "last", "p99 us, first", "last", "longest us"}}
 	memory := func(x soakSecond) float64 { return float64(x.Memory) }
-	p99 := func(x soakSecond) float64 { return float64(x.P99) / float64(time.Microsecond) }
+	p99 := func(x soakSecond) float64 { return asUS(x.P99) }
 	for _, x := range r.Soaks {
 		longest := time.Duration(0)
 		for _, second := range x.Seconds {
 			longest = max(longest, second.Max)
 		}
-		t.row(x.Name, asMegabytes(int64(x.quarter(false, memory))), asMegabytes(int64(x.quarter(true, memory))),
-			thousands(x.quarter(false, p99)), thousands(x.quarter(true, p99)), thousands(float64(longest.Microseconds())))
+		g = append(g, []string{x.Name, asMegabytes(x.quarter(false, memory)), asMegabytes(x.quarter(true, memory)),
+			asWhole(x.quarter(false, p99)), asWhole(x.quarter(true, p99)), asWhole(asUS(longest))})
 	}
-	t.flush()
+	return g
 }

@@ -16,12 +16,11 @@ import (
 //
 //   - from the start of the process until a command that needs Redis has been answered, asked every millisecond;
 //   - allocations are the difference of what the program counts itself (go_memstats_mallocs_total), over a load of 50
-//     clients, divided by the commands. What it does beside the data path, the scrape included, is in it.
+//     clients, less those of as long without one, divided by the commands.
 
 const (
-	startTimes      = 5
-	mallocsMetric   = "go_memstats_mallocs_total"
-	mallocsCommands = "allocations a command"
+	startTimes    = 5
+	mallocsMetric = "go_memstats_mallocs_total"
 )
 
 // startResult is how long the starts of one contender took.
@@ -127,19 +126,29 @@ func (s *session) countAllocations(ctx context.Context, c contender) (float64, e
 		return 0, err
 	}
 	url := "http://" + loopback(at.extraPort) + "/metrics"
+	var got tally
+	before, err := mallocsDuring(ctx, url, func() error { time.Sleep(s.duration); return nil })
+	if err != nil {
+		return 0, err
+	}
+	during, err := mallocsDuring(ctx, url, func() (err error) {
+		got, err = d.run(ctx, s.duration)
+		return err
+	})
+	return max(during-before, 0) / float64(max(got.commands, 1)), err
+}
+
+// mallocsDuring is how many there were between two scrapes, one of which is included.
+func mallocsDuring(ctx context.Context, url string, f func() error) (float64, error) {
 	before, err := scrape(ctx, url, mallocsMetric)
 	if err != nil {
 		return 0, err
 	}
-	got, err := d.run(ctx, s.duration)
-	if err != nil {
+	if err := f(); err != nil {
 		return 0, err
 	}
 	after, err := scrape(ctx, url, mallocsMetric)
-	if err != nil {
-		return 0, err
-	}
-	return (after - before) / float64(max(got.commands, 1)), nil
+	return after - before, err
 }
 
 // metricsArgs are those of redbouncer with its metrics served at the second port.
@@ -187,14 +196,18 @@ func printStart(w io.Writer, r *report, _ scenario) {
 		return
 	}
 	fmt.Fprintf(w, "\nstart: from the start to the first served command, in ms; median of %d (lowest to highest)\n\n", startTimes)
-	t := newTable(w, "", "ms", mallocsCommands)
+	startGrid(r).print(w)
+}
+
+func startGrid(r *report) grid {
+	g := grid{{"", "ms", "allocations a command"}}
 	for _, x := range r.Starts {
 		allocations := notMeasured
 		if x.Allocations != nil {
 			allocations = fmt.Sprintf("%.3f", *x.Allocations)
 		}
-		got, _ := spreadOf(x.milliseconds())
-		t.row(x.Name, withRange(got, asOneDigit), allocations)
+		got, _ := spreadOf(x.milliseconds()) // there are startTimes
+		g = append(g, []string{x.Name, withRange(got, asOneDigit), allocations})
 	}
-	t.flush()
+	return g
 }

@@ -234,15 +234,18 @@ func printStorms(w io.Writer, r *report, _ scenario) {
 				stormClients, stormRate, x.Duration, thousands(stormKnocks))
 		}
 	}
-	if len(r.Storms) == 0 {
-		return
+	if len(r.Storms) > 0 {
+		stormGrid(r).print(w)
 	}
-	t := newTable(w, "", "calm p50", "p99", "max", "storm p50", "p99", "max", "p99 storm / calm", "knocks", "told", "not told", "left out", "CPU a knock")
-	us := func(d time.Duration) string { return thousands(float64(d) / float64(time.Microsecond)) }
+}
+
+func stormGrid(r *report) grid {
+	g := grid{{"", "calm p50", "p99", "max", "storm p50", "p99", "max", "p99 storm / calm", "knocks", "told", "not told", "left out", "CPU a knock"}}
+	us := func(d time.Duration) string { return thousands(asUS(d)) }
 	for _, x := range r.Storms {
-		t.row(x.Name, us(x.Calm.P50), us(x.Calm.P99), us(x.Calm.Max), us(x.Storm.P50), us(x.Storm.P99), us(x.Storm.Max),
-			asRatio(float64(x.Storm.P99)/float64(x.Calm.P99)), thousands(float64(x.Knocks)), thousands(float64(x.Told)),
-			thousands(float64(x.NotTold)), thousands(float64(x.LeftOut)), asMicroseconds(x.KnockCPU))
+		g = append(g, []string{x.Name, us(x.Calm.P50), us(x.Calm.P99), us(x.Calm.Max), us(x.Storm.P50), us(x.Storm.P99), us(x.Storm.Max),
+			asRatio(float64(x.Storm.P99) / float64(x.Calm.P99)), thousands(float64(x.Knocks)), thousands(float64(x.Told)),
+			thousands(float64(x.NotTold)), thousands(float64(x.LeftOut)), asMicroseconds(x.KnockCPU)})
 	}
-	t.flush()
+	return g
 }

@@ -25,7 +25,7 @@ func ratioColumn(m metric, to string) column {
 // throughputColumns are the figures of a load that is sent as fast as it is answered.
 func throughputColumns(r loadResult) []column {
 	columns := []column{
-		figureColumn(r.unit()+"s/s", throughput, thousands), ratioColumn(throughput, direct),
+		figureColumn(r.units()+"/s", throughput, thousands), ratioColumn(throughput, direct),
 		figureColumn("CPU us", proxyCPU, asMicroseconds),
 	}
 	for _, t := range r.Targets {
@@ -37,7 +37,7 @@ func throughputColumns(r loadResult) []column {
 		figureColumn("Redis CPU us", redisCPU, asMicroseconds), ratioColumn(redisCPU, direct),
 		medianColumn("reads+writes", func(s sample) float64 { return s.ProxyCalls }, asRatio),
 		medianColumn("Redis r+w", func(s sample) float64 { return s.RedisCalls }, asRatio),
-		medianColumn("memory", func(s sample) float64 { return float64(s.ProxyPeak) }, asMegabytesF),
+		medianColumn("memory", func(s sample) float64 { return float64(s.ProxyPeak) }, asMegabytes),
 		medianColumn("upstreams", upstreamCount, thousands))
 	if r.Scenario != "throughput" { // as fast as answered, a latency says how many clients there are
 		columns = append(columns, medianColumn("p50 us", p50, asWhole), medianColumn("p99 us", p99, asWhole))
@@ -60,7 +60,7 @@ func latencyColumns(loadResult) []column {
 			}
 			return asUS(s.Late.P99)
 		}, asWhole),
-		medianColumn("memory", func(s sample) float64 { return float64(s.ProxyPeak) }, asMegabytesF),
+		medianColumn("memory", func(s sample) float64 { return float64(s.ProxyPeak) }, asMegabytes),
 	}
 }
 
@@ -71,7 +71,7 @@ func largeColumns(l loadResult) []column {
 		figureColumn("MB/s", func(s sample) float64 { return s.RequestsPerSecond * value / (1 << 20) }, asWhole),
 		ratioColumn(throughput, direct),
 		figureColumn("CPU us a MB", func(s sample) float64 { return s.ProxyCPU / value * (1 << 20) }, asWhole),
-		figureColumn("peak memory", func(s sample) float64 { return float64(s.ProxyPeak) }, asMegabytesF),
+		figureColumn("peak memory", func(s sample) float64 { return float64(s.ProxyPeak) }, asMegabytes),
 		figureColumn("more than before, of the value", valueMemory(l.Value), asRatio),
 	}
 }
@@ -201,10 +201,10 @@ func idleGrid(r *report) grid {
 		for i, step := range x.Steps {
 			name, before := "", ""
 			if i == 0 {
-				name, before = x.Name, asMegabytes(x.Before)
+				name, before = x.Name, asMegabytes(float64(x.Before))
 			}
-			g = append(g, []string{name, thousands(float64(step.Clients)), before, asMegabytes(step.Connected),
-				asMegabytes(step.After), asBytes(x.perClient(step)), fmt.Sprintf("%.1f", step.CPU)})
+			g = append(g, []string{name, thousands(float64(step.Clients)), before, asMegabytes(float64(step.Connected)),
+				asMegabytes(float64(step.After)), asBytes(x.perClient(step)), fmt.Sprintf("%.1f", step.CPU)})
 		}
 	}
 	return g
@@ -219,13 +219,22 @@ func printIdle(w io.Writer, r *report, _ scenario) {
 	idleGrid(r).print(w)
 }
 
-func (r *report) printVerdicts(w io.Writer) {
+// printVerdicts leaves out what belongs to scenarios that were not asked for.
+func (r *report) printVerdicts(w io.Writer, all bool) {
 	fmt.Fprint(w, "\ntargets: ratios are the median over the rounds (lowest to highest)\n\n")
 	t := newTable(w, "goal", "target", "measured", "")
+	left := 0
 	for _, v := range r.Verdicts {
+		if v.Got == nil && !all {
+			left++
+			continue
+		}
 		t.row(v.Promise, v.Target, v.Measured, v.Outcome)
 	}
 	t.flush()
+	if left > 0 {
+		fmt.Fprintf(w, "%d other goals were not measured in this run\n", left)
+	}
 }
 
 // table lines up columns. Errors of writing to the terminal are of no interest.

@@ -37,14 +37,6 @@ type upstreamPoint struct {
 	Upstreams int           `json:"upstream_connections"`
 }
 
-// most is the largest number of connections.
-func (r upstreamResult) most() (most int) {
-	for _, p := range r.Points {
-		most = max(most, p.Upstreams)
-	}
-	return most
-}
-
 // at is the largest number of connections at so many clients.
 func (r upstreamResult) at(clients int) (most int) {
 	for _, p := range r.Points {
@@ -173,17 +165,21 @@ func printUpstreams(w io.Writer, r *report, _ scenario) {
 		return
 	}
 	fmt.Fprintf(w, "\nupstreams: connections to Redis, with so many clients that ask %s times a second in all\n\n", thousands(upstreamRate))
-	titles := []string{""}
+	upstreamGrid(r).print(w)
+}
+
+func upstreamGrid(r *report) grid {
+	titles := []string{"clients"}
 	for _, n := range upstreamSteps {
 		titles = append(titles, thousands(float64(n)))
 	}
-	t := newTable(w, titles...)
+	g := grid{titles}
 	for _, x := range r.Upstreams {
 		cells := []string{x.Name}
 		for _, n := range upstreamSteps {
 			cells = append(cells, thousands(float64(x.at(n))))
 		}
-		t.row(cells...)
+		g = append(g, cells)
 	}
-	t.flush()
+	return g
 }

@@ -111,20 +111,14 @@ func parseIO(text []byte) (calls int64) {
 // residentMemory is the resident set of a process, in bytes.
 func residentMemory(pid int) (int64, error) { return memoryLine(pid, "VmRSS") }
 
-// peakMemory is the largest that the resident set has been since restPeak.
+// peakMemory is the largest that the resident set has been since forgetPeak.
 func peakMemory(pid int) (int64, error) { return memoryLine(pid, "VmHWM") }
 
-// restPeak has the kernel forget the peak, and returns the resident set.
-func restPeak(p *process) (int64, error) {
-	if p == nil {
-		return 0, nil
+// forgetPeak has the kernel count the peak anew. Where it cannot, there is no peak to read either.
+func forgetPeak(p *process) {
+	if p != nil {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.pid()), []byte("5"), 0)
 	}
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.pid()), []byte("5"), 0) // elsewhere, there is no peak to read
-	rss, err := residentMemory(p.pid())
-	if errors.Is(err, errNotMeasured) {
-		return 0, nil
-	}
-	return rss, err
 }
 
 func memoryLine(pid int, name string) (int64, error) {
