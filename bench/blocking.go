@@ -37,7 +37,7 @@ func (d *blockingDriver) start(ctx context.Context) (err error) {
 		}
 		d.waiters, d.readers = append(d.waiters, c), append(d.readers, bufio.NewReader(c))
 	}
-	_, err = d.run(ctx, warmUp)
+	_, err = d.run(ctx, d.warmUp)
 	return err
 }
 
@@ -73,6 +73,7 @@ func (d *blockingDriver) run(ctx context.Context, t time.Duration) (tally, error
 			}
 		}
 		all.commands += len(d.waiters)
+		pace(begin, 2*all.commands, d.rate)
 	}
 	all.elapsed, all.took = time.Since(begin), took.percentiles()
 	return all, nil

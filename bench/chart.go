@@ -17,7 +17,7 @@ const (
 	chartHeight = 330
 	plotLeft    = 64
 	plotRight   = chartWidth - 12
-	plotTop     = 16
+	plotTop     = 32
 	plotBottom  = chartHeight - 46
 )
 
@@ -87,17 +87,30 @@ func (c chart) scale() scale {
 	return s
 }
 
-// logScale has a tick for each power of ten, and room below the lowest figure, that a line at it be seen.
+// logScale goes from the 1, 2 or 5 times a power of ten below the lowest figure to that above the highest. If that is
+// much, only powers of ten have ticks.
 func logScale(low, high float64) scale {
-	s := scale{low: math.Pow(10, math.Floor(math.Log10(low))), high: math.Pow(10, math.Ceil(math.Log10(high))), log: true}
-	if s.high <= s.low {
-		s.high = s.low * 10
-	}
-	for v := s.low; v <= s.high*1.01; v *= 10 {
+	s := scale{log: true}
+	for v := math.Pow(10, math.Floor(math.Log10(low))); ; v = niceStep(v * 1.5) {
+		if next := niceStep(v * 1.5); next <= low {
+			continue
+		}
 		s.ticks = append(s.ticks, v)
+		if v >= high && len(s.ticks) > 1 {
+			break
+		}
 	}
-	s.low /= 1.3
+	s.low, s.high = s.ticks[0], s.ticks[len(s.ticks)-1]
+	if s.high/s.low > 150 {
+		s.ticks = slices.DeleteFunc(s.ticks, func(v float64) bool { return !powerOfTen(v) })
+	}
+	s.low /= 1.3 // that a line at the lowest be seen
 	return s
+}
+
+func powerOfTen(v float64) bool {
+	exponent := math.Log10(v)
+	return math.Abs(exponent-math.Round(exponent)) < 0.01
 }
 
 // niceStep is the 1, 2 or 5 times a power of ten that is not less.
@@ -171,7 +184,7 @@ func (d *drawing) axes() {
 		}
 	}
 	d.put(`<text class="tick" x="%d" y="%d" text-anchor="middle">%s</text>`, (plotLeft+plotRight)/2, chartHeight-8, d.c.X)
-	d.put(`<text class="tick" x="4" y="%d">%s</text>`, plotTop-5, d.c.Y)
+	d.put(`<text class="tick" x="4" y="%d">%s</text>`, plotTop-18, d.c.Y)
 }
 
 // short is a number on an axis.
@@ -277,27 +290,39 @@ func (d *drawing) mark(style int, x, y float64, tip string) {
 		style, x, y, marks[style%len(marks)], tip)
 }
 
-// bars draws a group for each category.
+// bars draws a group for each category, of those that have a figure in it.
 func (d *drawing) bars() {
 	group := float64(plotRight-plotLeft) / float64(max(len(d.c.Categories), 1))
 	width := min(group*0.84/float64(max(len(d.c.Series), 1)), 46)
-	for i, s := range d.c.Series {
+	members, drawn := make([]int, len(d.c.Categories)), make([]int, len(d.c.Categories))
+	for _, s := range d.c.Series {
 		for _, p := range s.Points {
-			x := d.middle(p.x) + width*(float64(i)-float64(len(d.c.Series))/2)
-			top := d.s.y(p.value)
-			d.put(`<rect class="bar s%d" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`,
-				s.Style(), x+1, top, width-2, plotBottom-top, d.c.tip(s, p))
-			if p.upper > 0 {
-				upper := d.s.y(p.value + p.upper)
-				d.put(`<rect class="upper s%d" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`,
-					s.Style(), x+1, upper, width-2, top-upper, d.c.tip(s, p))
-				top = upper
-			}
-			d.whisker(x+width/2, p, s.Style())
-			d.put(`<text class="value" x="%.1f" y="%.1f" text-anchor="middle">%s</text>`,
-				x+width/2, min(top, d.s.y(max(p.high, 0)))-4, short(twoDigits(p.value+p.upper)))
+			members[p.x]++
 		}
 	}
+	for _, s := range d.c.Series {
+		for _, p := range s.Points {
+			d.bar(s, p, [2]float64{d.middle(p.x) + width*(float64(drawn[p.x])-float64(members[p.x])/2), width})
+			drawn[p.x]++
+		}
+	}
+}
+
+// bar draws one at that place, of that width.
+func (d *drawing) bar(s series, p point, at [2]float64) {
+	x, width := at[0], at[1]
+	top := d.s.y(p.value)
+	d.put(`<rect class="bar s%d" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`,
+		s.Style(), x+1, top, width-2, plotBottom-top, d.c.tip(s, p))
+	if p.upper > 0 {
+		upper := d.s.y(p.value + p.upper)
+		d.put(`<rect class="upper s%d" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`,
+			s.Style(), x+1, upper, width-2, top-upper, d.c.tip(s, p))
+		top = upper
+	}
+	d.whisker(x+width/2, p, s.Style())
+	d.put(`<text class="value" x="%.1f" y="%.1f" text-anchor="middle">%s</text>`,
+		x+width/2, min(top, d.s.y(max(p.high, 0)))-4, short(twoDigits(p.value+p.upper)))
 }
 
 // twoDigits is enough above a bar.

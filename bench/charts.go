@@ -8,7 +8,7 @@ import (
 // The charts of the page, each made from what was measured. Without figures there is no chart.
 
 func (r *report) Charts() []chart {
-	all := []chart{r.clientsChart(), r.cpuChart()}
+	all := []chart{r.clientsChart(), r.loadsChart(), r.cpuChart(), r.pipelineChart()}
 	for _, l := range latencyLoads {
 		all = append(all, r.latencyChart(l.Name))
 	}
@@ -63,16 +63,39 @@ func (r *report) clientsChart() chart {
 	return c
 }
 
+// loadsChart is of the loads that are not one command at a time.
+func (r *report) loadsChart() chart {
+	c := chart{Title: "Throughput of other loads, of direct", Y: "times what is reached directly", X: "50 clients", Bars: true,
+		Note: "Divided by that of direct in the same round. More is better; 1 is as without a proxy."}
+	for i, name := range []string{"pipeline of 16", "9 GET : 1 SET", "1 GET : 1 SET of 4 KB"} {
+		if got, err := r.load(throughputLoads[3+i].Name); err == nil {
+			c.addRatios(got, name)
+		}
+	}
+	return c
+}
+
 func (r *report) cpuChart() chart {
-	c := chart{Title: "CPU a command", Y: "us", X: "clients", Bars: true,
-		Note: "Full colour: the proxy. Above it, pale: Redis behind it. Less is better."}
-	for i, name := range []string{"50", "1,000", "8,000", "50, pipeline of 16"} {
-		got, err := r.load(throughputLoads[i].Name)
+	c := chart{Title: "CPU a command", X: "clients, each with one command at a time"}
+	return r.withCPU(c, throughputLoads[:3], []string{"50", "1,000", "8,000"})
+}
+
+// pipelineChart is a chart of its own, as a command costs a tenth there.
+func (r *report) pipelineChart() chart {
+	c := chart{Title: "CPU a command in a pipeline", X: "clients"}
+	return r.withCPU(c, throughputLoads[3:4], []string{"50, pipeline of 16"})
+}
+
+func (r *report) withCPU(c chart, loads []load, names []string) chart {
+	c.Bars, c.Y = true, "us"
+	c.Note = "Full colour: the proxy. Above it, pale: Redis behind it. Less is better."
+	for i, l := range loads {
+		got, err := r.load(l.Name)
 		if err != nil {
 			continue
 		}
 		x := len(c.Categories)
-		c.Categories = append(c.Categories, name)
+		c.Categories = append(c.Categories, names[i])
 		for _, t := range got.Targets {
 			proxy, _ := spreadOf(got.figures(proxyCPU, t.Name)) // zero for direct
 			redis, err := spreadOf(got.figures(redisCPU, t.Name))
@@ -115,7 +138,7 @@ func (r *report) upstreamsChart() chart {
 		Note: "50, 200, 500, 1,000, then 2,000 clients, who all go at the end. On a logarithmic scale. Less is better."}
 	for _, x := range r.Upstreams {
 		for _, p := range x.Points {
-			c.add(x.Name, point{at: p.At.Seconds(), value: max(float64(p.Upstreams), 0.5)})
+			c.add(x.Name, point{at: p.At.Seconds(), value: float64(p.Upstreams)})
 		}
 	}
 	return c
@@ -138,8 +161,8 @@ func (r *report) idleChart() chart {
 }
 
 func (r *report) stormChart() chart {
-	c := chart{Title: "p99 in a storm of refusals", Y: "us", Bars: true, Log: true, Categories: []string{"calm", "storm"},
-		Note: fmt.Sprintf("%d clients that are in, while %s others a second are refused. On a logarithmic scale. Less is better.",
+	c := chart{Title: "p99 in a storm of refusals", Y: "us", Bars: true, Categories: []string{"calm", "storm"},
+		Note: fmt.Sprintf("%d clients that are in, while %s others a second are refused. Less is better.",
 			stormClients, thousands(stormKnocks))}
 	for _, x := range r.Storms {
 		c.add(x.Name, point{x: 0, value: asUS(x.Calm.P99)})

@@ -115,7 +115,7 @@ func (s *session) directPeak(ctx context.Context, r *rig, sc scenario, l load) (
 	s.progress.say("%s: finding the peak of %s", sc.name, r.source().name)
 	var peaks []float64
 	for range 3 {
-		j := job{load: l, target: r.source(), prefix: s.prefix}
+		j := s.job(l, r.source())
 		got, err := s.measure(ctx, r, sc.drive(s, j), j)
 		if err != nil {
 			return 0, r.explain(j.target, err)

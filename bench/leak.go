@@ -19,10 +19,12 @@ import (
 //   - the rules of the proxy are its defaults, and what it says is read from its log;
 //   - a kind is named as long after its beginning as the log line comes; a healthy client must not be.
 
+// leakPatience is how long the log is waited for.
+var leakPatience = 150 * time.Second
+
 const (
-	leakPatience = 150 * time.Second
-	leakHealthy  = "bench-healthy"
-	leakLine     = "connection leak suspected"
+	leakHealthy = "bench-healthy"
+	leakLine    = "connection leak suspected"
 )
 
 // leakKind is a way to leak.
@@ -64,7 +66,7 @@ func measureLeak(ctx context.Context, s *session, sc scenario) error {
 	}
 	defer r.close()
 	t := r.targets[0]
-	ctx, cancel := context.WithTimeout(ctx, s.leakPatience())
+	ctx, cancel := context.WithTimeout(ctx, leakPatience)
 	defer cancel()
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -86,11 +88,6 @@ func measureLeak(ctx context.Context, s *session, sc scenario) error {
 	}
 	s.report.Leaks = log.results()
 	return nil
-}
-
-// leakPatience is how long to wait for the log. Short runs are tests.
-func (set settings) leakPatience() time.Duration {
-	return min(leakPatience, 100*set.duration*time.Duration(set.rounds))
 }
 
 // ourselves is the enlisted row of the proxy under test.

@@ -28,7 +28,8 @@ type loop struct {
 	now    time.Duration // since begin, as of the last look at the clock
 	// What is outstanding: connections that have not been greeted, requests without an answer.
 	unready, unanswered int
-	turn                int // whose turn it is at a fixed rate
+	turn                int           // whose turn it is at a fixed rate
+	end                 time.Duration // since begin: nothing is sent later, if whole
 	// What came of it. took is of commands; while connecting, of connections.
 	took, late histogram
 	done       int // commands answered
@@ -46,6 +47,8 @@ type loopConfig struct {
 	// rate is how many batches a second all connections send together, whatever becomes of the answers. 0: each sends
 	// the next as soon as the last is answered.
 	rate float64
+	// whole: a run ends when what has been sent is answered, not on the stroke. For values so large that a run has few.
+	whole bool
 	// renew: a connection serves one batch and is closed; another takes its place.
 	renew bool
 	// cpu to stay on; less than 0: any.
@@ -132,7 +135,7 @@ func (l *loop) connect(ctx context.Context) error {
 		patience := l.now + connectPatience
 		for l.unready > 0 && l.failure == nil {
 			for greeted := len(l.conns) - l.unready; opened < len(l.conns) && opened-greeted < connectAtOnce; opened++ {
-				l.open(opened)
+				l.open(opened, time.Since(l.begin))
 			}
 			if err := l.step(ctx, 10*time.Millisecond); err != nil {
 				return err
@@ -168,19 +171,27 @@ func (l *loop) run(ctx context.Context, d time.Duration) (tally, error) {
 	return result, err
 }
 
-// flatOut has each connection send as soon as it is answered. What is on its way at the end stays so.
+// flatOut has each connection send as soon as it is answered. What is on its way at the end stays so, unless whole.
 func (l *loop) flatOut(ctx context.Context, start, d time.Duration) error {
+	l.end = start + d
 	for i := range l.conns {
 		switch c := &l.conns[i]; {
 		case l.cfg.renew && c.state == closed:
-			l.open(i)
+			l.open(i, time.Since(l.begin))
 		case c.state == ready && len(c.queue) == 0 && len(l.cfg.batches) > 0:
 			l.sendNext(i, l.now)
 		}
 	}
-	for l.now-start < d {
-		if err := l.step(ctx, start+d-l.now); err != nil {
+	for l.now < l.end || l.cfg.whole && l.unanswered > 0 {
+		wait := l.end - l.now
+		if wait <= 0 {
+			wait = replyTimeout
+		}
+		if err := l.step(ctx, wait); err != nil {
 			return err
+		}
+		if l.now > l.end+connectPatience {
+			return fmt.Errorf("%d commands were not answered within %s", l.unanswered, connectPatience)
 		}
 	}
 	return nil
@@ -194,13 +205,17 @@ func (l *loop) paced(ctx context.Context, start, d time.Duration) error {
 	n, last := 0, int(float64(d)/every)
 	patience := start + d + replyTimeout
 	for n < last || l.unanswered > 0 {
-		for ; n < last && due(n) <= l.now; n++ {
+		for ; n < last && due(n) <= l.now && !l.busy(); n++ {
 			l.late.add(l.now-due(n), 1)
-			l.sendNext(l.turn, due(n))
+			if l.cfg.renew {
+				l.open(l.turn, due(n))
+			} else {
+				l.sendNext(l.turn, due(n))
+			}
 			l.turn = (l.turn + 1) % len(l.conns)
 		}
 		wait := patience - l.now
-		if n < last {
+		if n < last && !l.busy() {
 			wait = due(n) - l.now
 		}
 		if err := l.step(ctx, wait); err != nil {
@@ -212,6 +227,9 @@ func (l *loop) paced(ctx context.Context, start, d time.Duration) error {
 	}
 	return nil
 }
+
+// busy reports whether the connection whose turn it is cannot be renewed yet. What is due waits, and is charged for that.
+func (l *loop) busy() bool { return l.cfg.renew && l.conns[l.turn].state != closed }
 
 // step sleeps until something happens and deals with it.
 func (l *loop) step(ctx context.Context, atMost time.Duration) error {
@@ -236,8 +254,8 @@ func (l *loop) step(ctx context.Context, atMost time.Duration) error {
 	return errors.Join(l.failure, ctx.Err())
 }
 
-// end closes everything.
-func (l *loop) end() {
+// close closes everything.
+func (l *loop) close() {
 	for i := range l.conns {
 		l.shut(i)
 	}

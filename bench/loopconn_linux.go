@@ -10,15 +10,15 @@ import (
 
 // What a loop does with one connection.
 
-// open begins to connect. The rest happens when the socket is writable.
-func (l *loop) open(i int) {
+// open begins to connect, which was due then. The rest happens when the socket is writable.
+func (l *loop) open(i int, due time.Duration) {
 	c := &l.conns[i]
 	fd, err := unix.Socket(l.kind, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		l.fail(i, err)
 		return
 	}
-	*c = rawConn{fd: fd, state: connecting, next: c.next, queue: c.queue[:0], opened: time.Since(l.begin)}
+	*c = rawConn{fd: fd, state: connecting, next: c.next, queue: c.queue[:0], opened: due}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	// Closed with a reset: ten thousand connections a second would otherwise use up the ports, which stay taken for a
 	// minute. Every server is treated alike.
@@ -26,6 +26,9 @@ func (l *loop) open(i int) {
 	if err := unix.Connect(fd, l.addr); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		l.fail(i, err)
 		return
+	}
+	if l.cfg.renew {
+		l.unanswered++
 	}
 	if err := l.poll.watch(fd, i, false, true, false); err != nil {
 		l.fail(i, err)
@@ -48,7 +51,6 @@ func (l *loop) writable(i int) {
 		if l.cfg.renew { // the command itself is the greeting
 			c.state = ready
 			hello = l.nextBatch(c)
-			l.unanswered++
 		}
 		c.queue = append(c.queue, request{due: c.opened, batch: hello, replies: hello.replies})
 		c.unsent = append(c.unsent, hello.bytes)
@@ -186,7 +188,10 @@ func (l *loop) complete(i int, r request) {
 	switch {
 	case l.cfg.renew:
 		l.shut(i)
-		l.open(i)
+		if l.cfg.rate == 0 {
+			l.open(i, l.now)
+		}
+	case l.cfg.whole && l.now >= l.end:
 	case l.cfg.rate == 0 && len(l.cfg.batches) > 0:
 		l.sendNext(i, l.now)
 	}

@@ -8,8 +8,9 @@ import (
 
 // loopDriver loads with the raw client.
 type loopDriver struct {
-	cfg loopConfig
-	l   *loop
+	cfg    loopConfig
+	warmUp time.Duration
+	l      *loop
 }
 
 func newLoopDriver(s *session, j job) driver {
@@ -18,9 +19,9 @@ func newLoopDriver(s *session, j job) driver {
 		cfg.rate = j.rate / float64(max(j.Pipeline, 1))
 	}
 	if j.Value > 64<<10 {
-		cfg.buffer = 1 << 20
+		cfg.buffer, cfg.whole = 1<<20, true
 	}
-	return &loopDriver{cfg: cfg}
+	return &loopDriver{cfg: cfg, warmUp: j.warmUp}
 }
 
 // newChurnDriver has each command come over a connection of its own.
@@ -43,7 +44,7 @@ func (d *loopDriver) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	_, err = d.l.run(ctx, warmUp)
+	_, err = d.l.run(ctx, d.warmUp)
 	return err
 }
 
@@ -51,18 +52,19 @@ func (d *loopDriver) run(ctx context.Context, t time.Duration) (tally, error) { 
 
 func (d *loopDriver) stop() {
 	if d.l != nil {
-		d.l.end()
+		d.l.close()
 	}
 }
 
 // waveDriver measures the coming itself: all clients at once, each with its first reply.
 type waveDriver struct {
-	cfg loopConfig
-	l   *loop
+	cfg  loopConfig
+	rate float64
+	l    *loop
 }
 
 func newWaveDriver(s *session, j job) driver {
-	return &waveDriver{cfg: loopConfig{target: j.target, clients: j.Clients, cpu: s.loadCPU()}}
+	return &waveDriver{cfg: loopConfig{target: j.target, clients: j.Clients, cpu: s.loadCPU()}, rate: j.rate}
 }
 
 func (*waveDriver) start(context.Context) error { return nil }
@@ -83,6 +85,7 @@ func (d *waveDriver) run(ctx context.Context, t time.Duration) (tally, error) {
 		}
 		all.elapsed += time.Since(start)
 		all.commands += d.cfg.clients
+		pace(begin, all.commands, d.rate)
 		took.h.Merge(d.l.took.h)
 	}
 	all.took = took.percentiles()
@@ -91,7 +94,7 @@ func (d *waveDriver) run(ctx context.Context, t time.Duration) (tally, error) {
 
 func (d *waveDriver) stop() {
 	if d.l != nil {
-		d.l.end()
+		d.l.close()
 		d.l = nil
 	}
 }
@@ -99,6 +102,7 @@ func (d *waveDriver) stop() {
 // fanDriver publishes to a channel and waits until every subscriber has the message, and then the next.
 type fanDriver struct {
 	cfg         loopConfig
+	rate        float64
 	subscribers int
 	subscribe   batch
 	publish     batch
@@ -109,6 +113,7 @@ func newFanDriver(s *session, j job) driver {
 	channel := j.key("channel")
 	return &fanDriver{
 		cfg:         loopConfig{target: j.target, clients: j.Clients + 1, cpu: s.loadCPU()},
+		rate:        j.rate,
 		subscribers: j.Clients,
 		subscribe:   batch{bytes: appendCommand(nil, "SUBSCRIBE", channel), replies: 1},
 		publish:     batch{bytes: appendCommand(nil, "PUBLISH", channel, string(make([]byte, j.Value))), replies: 1},
@@ -141,7 +146,7 @@ func (d *fanDriver) run(ctx context.Context, t time.Duration) (tally, error) {
 	l.now = time.Since(l.begin)
 	start, messages := l.now, 0
 	err := l.onThread(func() error {
-		for l.now-start < t {
+		for begin := time.Now(); l.now-start < t; pace(begin, delivered, d.rate) {
 			messages++
 			sent = time.Since(l.begin)
 			l.send(d.subscribers, &d.publish, sent)
@@ -158,7 +163,7 @@ func (d *fanDriver) run(ctx context.Context, t time.Duration) (tally, error) {
 
 func (d *fanDriver) stop() {
 	if d.l != nil {
-		d.l.end()
+		d.l.close()
 	}
 }
 

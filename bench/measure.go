@@ -18,7 +18,7 @@ import (
 const (
 	// rigMaxClients is what every server is told to admit.
 	rigMaxClients = 9000
-	// warmUp is how long a target is loaded before the clocks are read.
+	// warmUp is how long a target is loaded at most before the clocks are read.
 	warmUp = 150 * time.Millisecond
 	// leaveTime is how long the servers are given to notice that a client has gone.
 	leaveTime = 30 * time.Microsecond
@@ -39,7 +39,16 @@ type job struct {
 	rate float64
 	// prefix begins the name of every key.
 	prefix string
+	warmUp time.Duration
 }
+
+// job is a load as fast as it is answered.
+func (s *session) job(l load, t target) job {
+	return job{load: l, target: t, prefix: s.prefix, warmUp: s.warmUp()}
+}
+
+// warmUp is how long a target is loaded before the clocks are read.
+func (set settings) warmUp() time.Duration { return min(warmUp, set.duration/2) }
 
 // tally is what a driver did.
 type tally struct {
@@ -122,7 +131,8 @@ func (s *session) measureLoad(ctx context.Context, r *rig, sc scenario, l load) 
 	for round := range rounds {
 		for i, t := range targets {
 			s.progress.say("%s: %s: round %d of %d: %s", sc.name, l.Name, round+1, rounds, t.name)
-			j := job{load: l, target: t, rate: rate, prefix: s.prefix}
+			j := s.job(l, t)
+			j.rate = rate
 			got, err := s.measure(ctx, r, sc.drive(s, j), j)
 			if err != nil {
 				return result, fmt.Errorf("%s: %w", t.name, r.explain(t, err))

@@ -33,7 +33,23 @@ type section struct {
 
 func (g grid) Titles() []string { return g[0] }
 
-func (g grid) Rows() [][]string { return g[1:] }
+// cell is a figure and its range, which the page puts below it.
+type cell struct{ Figure, Range string }
+
+func (g grid) Rows() (rows [][]cell) {
+	for _, row := range g[1:] {
+		var cells []cell
+		for _, text := range row {
+			figure, ends, found := strings.Cut(text, " (")
+			if found {
+				ends = "(" + ends
+			}
+			cells = append(cells, cell{figure, ends})
+		}
+		rows = append(rows, cells)
+	}
+	return rows
+}
 
 // When is the time of the run.
 func (r *report) When() string { return r.At.Format("2 January 2006, 15:04 MST") }

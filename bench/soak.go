@@ -68,7 +68,9 @@ func measureSoak(ctx context.Context, s *session, sc scenario) error {
 		if t.ours {
 			continue
 		}
-		result, err := s.soakOne(ctx, r, job{load: soakLoad, target: t, rate: rate, prefix: s.prefix})
+		j := s.job(soakLoad, t)
+		j.rate = rate
+		result, err := s.soakOne(ctx, r, j)
 		if err != nil {
 			return r.explain(t, fmt.Errorf("%s: %w", t.name, err))
 		}

@@ -18,10 +18,7 @@ import (
 //   - allocations are the difference of what the program counts itself (go_memstats_mallocs_total), over a load of 50
 //     clients, less those of as long without one, divided by the commands.
 
-const (
-	startTimes    = 5
-	mallocsMetric = "go_memstats_mallocs_total"
-)
+const mallocsMetric = "go_memstats_mallocs_total"
 
 // startResult is how long the starts of one contender took.
 type startResult struct {
@@ -38,8 +35,8 @@ func (r startResult) milliseconds() (all []float64) {
 	return all
 }
 
-func planStart(*session) string {
-	return fmt.Sprintf("%d starts of each; then 50 clients, GET, as fast as answered", startTimes)
+func planStart(s *session) string {
+	return fmt.Sprintf("%d starts of each; then 50 clients, GET, as fast as answered", s.rounds)
 }
 
 func measureStart(ctx context.Context, s *session, sc scenario) error {
@@ -48,8 +45,8 @@ func measureStart(ctx context.Context, s *session, sc scenario) error {
 			continue
 		}
 		result := startResult{Name: c.name}
-		for n := range startTimes {
-			s.progress.say("%s: %s, %d of %d", sc.name, c.name, n+1, startTimes)
+		for n := range s.rounds {
+			s.progress.say("%s: %s, %d of %d", sc.name, c.name, n+1, s.rounds)
 			took, err := s.timeStart(ctx, c)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
@@ -120,7 +117,7 @@ func (s *session) countAllocations(ctx context.Context, c contender) (float64, e
 	if err := s.add(ctx, r, c, at); err != nil {
 		return 0, err
 	}
-	d := newLoopDriver(s, job{load: throughputLoads[0], target: r.targets[0], prefix: s.prefix})
+	d := newLoopDriver(s, s.job(throughputLoads[0], r.targets[0]))
 	defer d.stop()
 	if err := d.start(ctx); err != nil {
 		return 0, err
@@ -195,7 +192,7 @@ func printStart(w io.Writer, r *report, _ scenario) {
 	if len(r.Starts) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\nstart: from the start to the first served command, in ms; median of %d (lowest to highest)\n\n", startTimes)
+	fmt.Fprintf(w, "\nstart: from the start to the first served command, in ms; median of %d (lowest to highest)\n\n", len(r.Starts[0].Starts))
 	startGrid(r).print(w)
 }
 
@@ -206,7 +203,7 @@ func startGrid(r *report) grid {
 		if x.Allocations != nil {
 			allocations = fmt.Sprintf("%.3f", *x.Allocations)
 		}
-		got, _ := spreadOf(x.milliseconds()) // there are startTimes
+		got, _ := spreadOf(x.milliseconds()) // there is one a round
 		g = append(g, []string{x.Name, withRange(got, asOneDigit), allocations})
 	}
 	return g

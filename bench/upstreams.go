@@ -20,7 +20,6 @@ import (
 var upstreamSteps = []int{50, 200, 500, 1000, 2000}
 
 const (
-	upstreamStep  = 600 * time.Millisecond
 	upstreamEvery = 100 * time.Millisecond
 	upstreamRate  = 5000 // commands a second
 )
@@ -96,10 +95,8 @@ type ramp struct {
 func (x *ramp) run(ctx context.Context) error {
 	defer x.leave()
 	for _, n := range upstreamSteps {
-		more := job{
-			load:   load{Clients: n - x.clients, Pipeline: 1, Writes: get},
-			target: x.t, prefix: x.s.prefix, rate: upstreamRate / float64(len(upstreamSteps)),
-		}
+		more := x.s.job(load{Clients: n - x.clients, Pipeline: 1, Writes: get}, x.t)
+		more.rate = upstreamRate / float64(len(upstreamSteps))
 		d := newLoopDriver(x.s, more)
 		x.drivers = append(x.drivers, d)
 		if err := d.start(ctx); err != nil {
@@ -122,12 +119,12 @@ func (x *ramp) run(ctx context.Context) error {
 	return nil
 }
 
-// ask has everybody ask for the time of a step, and looks meanwhile.
+// ask has everybody ask for as long as a measurement takes, and looks meanwhile.
 func (x *ramp) ask(ctx context.Context) error {
 	results := make(chan error, len(x.drivers))
 	for _, d := range x.drivers {
 		go func() {
-			_, err := d.run(ctx, upstreamStep)
+			_, err := d.run(ctx, x.s.duration)
 			results <- err
 		}()
 	}
