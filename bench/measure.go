@@ -210,11 +210,7 @@ func startMeter(p *process) meter {
 
 func usageOf(pid int) (usage, error) {
 	cpu, err := cpuTime(pid)
-	if err != nil {
-		return usage{}, err
-	}
-	calls, err := callCount(pid)
-	return usage{cpu, calls}, err
+	return usage{cpu, callCount(pid)}, err
 }
 
 // read returns what was used since the start, or zero if that cannot be measured.

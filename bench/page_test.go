@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"regexp"
 	"strings"
@@ -80,7 +81,7 @@ func TestChartsAreWellFormedAndSayWhatTheyAre(t *testing.T) {
 		}
 		for d := xml.NewDecoder(strings.NewReader(svg)); ; {
 			_, err := d.Token()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
