@@ -30,7 +30,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: ## measure the proxy beside Redis and other proxies; some eight minutes, report in BENCHOUT
+bench: ## measure the proxy beside Redis and other proxies; some seven minutes, report in BENCHOUT
 	go run ./bench --out $(BENCHOUT)
 
 .PHONY: check

@@ -97,10 +97,7 @@ func (s *session) rateOf(ctx context.Context, r *rig, sc scenario, l load) (floa
 		}
 		rate = peak * float64(l.Share) / 100
 	}
-	if s.maxRate > 0 && (rate == 0 || rate > s.maxRate) {
-		rate = s.maxRate
-	}
-	return rate, nil
+	return s.boundRate(l, rate), nil
 }
 
 // directPeak is the throughput of the load without a rate, of the first target: of direct, if it takes part.

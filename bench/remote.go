@@ -22,7 +22,23 @@ import (
 const (
 	remoteMaxClients = 200
 	remoteMaxRate    = 5000
+	// remoteMaxBytes is how many bytes of values a second, where --max-rate bounds: a twentieth of a fast network.
+	remoteMaxBytes = 64 << 20
 )
+
+// boundRate lowers a rate to what --max-rate allows. 0: as fast as answered, where nothing bounds it.
+func (s *session) boundRate(l load, rate float64) float64 {
+	if s.maxRate == 0 {
+		return rate
+	}
+	if rate == 0 || rate > s.maxRate {
+		rate = s.maxRate
+	}
+	if l.Value > 0 {
+		rate = min(rate, remoteMaxBytes/float64(l.Value))
+	}
+	return rate
+}
 
 // parseTarget reads host:port or a redis:// URL.
 func parseTarget(flag, text string) (target, error) {
@@ -127,17 +143,23 @@ func (s *session) printPlan(w io.Writer, chosen []scenario) {
 			s.maxClients, s.maxRateText(), strings.Join(s.names()[:3], ", ")+" to "+s.names()[len(s.names())-1], s.prefix+"channel")
 	}
 	fmt.Fprintln(w)
-	t := newTable(w, "scenario", "load", "connections", "commands/s", "commands", "rounds")
+	t, rows, all := newTable(w, "scenario", "load", "connections", "commands/s", "commands", "rounds"), 0, 0
 	for _, sc := range chosen {
 		if sc.plan != nil {
 			t.row(sc.name, sc.plan(s))
 			continue
 		}
+		all += len(sc.loads)
 		for _, l := range s.bounded(sc.loads) {
+			rows++
 			t.row(sc.name, l.Name, thousands(float64(l.Clients+l.Slow)), s.planRate(l), l.summary(sc), fmt.Sprintf("%d x %s", s.roundsOf(sc), s.duration))
 		}
 	}
 	t.flush()
+	if all > rows {
+		fmt.Fprintf(w, "left out: %d loads that take more than %d connections or values above 8 MB\n", all-rows, s.maxClients)
+	}
+	fmt.Fprintln(w)
 }
 
 func orNone(names []string) string {
@@ -161,13 +183,13 @@ func (s *session) planRate(l load) string {
 	}
 	switch {
 	case rate > 0 && s.maxRate > 0:
-		return thousands(min(rate, s.maxRate))
+		return thousands(s.boundRate(l, rate))
 	case rate > 0:
 		return thousands(rate)
 	case l.Share > 0:
 		return fmt.Sprintf("%d %% of the peak", l.Share)
-	case s.maxRate > 0 && len(l.Writes) > 0:
-		return thousands(s.maxRate)
+	case s.maxRate > 0:
+		return thousands(s.boundRate(l, s.maxRate))
 	}
 	return "as fast as answered"
 }
@@ -189,6 +211,9 @@ func (l load) summary(sc scenario) string {
 		}
 	}
 	text := strings.Join(names, " ") + fmt.Sprintf(" of %s B", thousands(float64(l.Value)))
+	if l.Slow > 0 {
+		text += fmt.Sprintf("; %d leave %s unread each", l.Slow, asMegabytes(slowAsks*slowSize))
+	}
 	if l.Pipeline > 1 {
 		text += fmt.Sprintf(", %d at once", l.Pipeline)
 	}

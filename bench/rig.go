@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -56,19 +57,25 @@ func (t target) cannot(l load) string {
 
 // newRig starts a Redis of its own and the contenders in front of it, each ready to serve maxClients clients.
 func (s *session) newRig(ctx context.Context, line []contender, maxClients int) (*rig, error) {
-	ports, err := freePorts(1 + 2*len(line))
+	var addresses []string
+	for i := range line {
+		addresses = append(addresses, ownAddress(i)...)
+	}
+	port, err := freePortAt(addresses)
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{redisAddr: loopback(ports[0])}
+	ports, err := freePorts(2 * len(line))
+	if err != nil {
+		return nil, err
+	}
+	r := &rig{redisAddr: loopback(port)}
 	args := []string{
-		"--port", strconv.Itoa(ports[0]), "--save", "", "--appendonly", "no", "--dir", s.dir,
+		"--port", strconv.Itoa(port), "--save", "", "--appendonly", "no", "--dir", s.dir,
 		"--loglevel", "warning", "--protected-mode", "no", "--maxclients", strconv.Itoa(maxClients),
 		"--bind", "127.0.0.1",
 	}
-	for i := range line {
-		args = append(args, ownAddress(i)...)
-	}
+	args = append(args, addresses...)
 	r.redis, err = start("redis-server", s.pinned(serverCPU, s.redisServer, args...))
 	if err != nil {
 		return nil, err
@@ -79,14 +86,14 @@ func (s *session) newRig(ctx context.Context, line []contender, maxClients int) 
 	}
 	for i, c := range line {
 		at := place{
-			listen:     loopback(ports[1+2*i]),
-			extraPort:  ports[2+2*i],
+			listen:     loopback(ports[2*i]),
+			extraPort:  ports[1+2*i],
 			redis:      r.redisAddr,
 			config:     filepath.Join(s.dir, c.name+".conf"),
 			maxClients: maxClients,
 		}
 		if own := ownAddress(i); len(own) > 0 && c.args != nil {
-			at.redis = net.JoinHostPort(own[0], strconv.Itoa(ports[0]))
+			at.redis = net.JoinHostPort(own[0], strconv.Itoa(port))
 		}
 		if err := s.add(ctx, r, c, at); err != nil {
 			r.close()
@@ -207,6 +214,31 @@ func freePorts(n int) ([]int, error) {
 		err = errors.Join(err, l.Close())
 	}
 	return ports, err
+}
+
+// freePortAt returns a port that is free at 127.0.0.1 and at all of these. What is free at the one may be in use at another,
+// by a connection that went out from there and has not been over for a minute.
+func freePortAt(addresses []string) (int, error) {
+	const attempts = 100
+	var err error
+	for range attempts {
+		var ports []int
+		if ports, err = freePorts(1); err != nil {
+			return 0, err
+		}
+		for _, address := range addresses {
+			l, listenErr := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(ports[0])))
+			if listenErr != nil {
+				err = listenErr
+				break
+			}
+			l.Close()
+		}
+		if err == nil {
+			return ports[0], nil
+		}
+	}
+	return 0, fmt.Errorf("no port is free at 127.0.0.1 and %s: %w", strings.Join(addresses, ", "), err)
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
