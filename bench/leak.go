@@ -17,7 +17,8 @@ import (
 //   - 20 healthy clients ask all the time; beside them, leakers of several kinds, each under a name of its own, so that
 //     the proxy can tell one from the other although all of them are this process;
 //   - the rules of the proxy are its defaults, and what it says is read from its log;
-//   - a kind is named as long after its beginning as the log line comes; a healthy client must not be.
+//   - a kind is named as long after its beginning as the log line comes; a healthy client must not be;
+//   - who never speaks has no name, and is told of with the process's others, the healthy ones here: the rule tells.
 
 // leakPatience is how long the log is waited for.
 var leakPatience = 150 * time.Second
@@ -176,10 +177,14 @@ func (l *leakLog) line(text string) {
 			name = known.name
 		}
 	}
+	rule := logValue(text, "rule")
+	if rule == "never-spoke" {
+		name = ""
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.named[name]; !ok {
-		l.named[name] = leakResult{Rule: logValue(text, "rule"), NamedAfter: time.Since(l.begin)}
+		l.named[name] = leakResult{Rule: rule, NamedAfter: time.Since(l.begin)}
 	}
 }
 
