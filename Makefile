@@ -2,6 +2,7 @@
 VERSION ?=
 LINT     = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 10s
+BENCHOUT ?= bench/out
 
 .PHONY: help
 help: ## list the targets
@@ -29,8 +30,8 @@ fuzz: ## run every fuzz target for FUZZTIME
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: ## measure the proxy beside a direct connection and twemproxy
-	go run ./bench
+bench: ## measure the proxy beside Redis and other proxies; some seven minutes, report in BENCHOUT
+	go run ./bench --out $(BENCHOUT)
 
 .PHONY: check
 check: ## do everything that has to hold before a change lands

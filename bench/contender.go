@@ -15,6 +15,16 @@ const (
 	redbouncer = "redbouncer"
 	withLimits = "redbouncer+limits" // with a rule of each kind
 	twemproxy  = "twemproxy"
+	haproxy    = "haproxy"
+)
+
+// ability is something that not every contender can do.
+type ability string
+
+const (
+	transactions ability = "transactions"
+	blocking     ability = "blocking commands"
+	pubsub       ability = "pub/sub"
 )
 
 // proxyPackage is what is built when --proxy names no program.
@@ -34,6 +44,15 @@ type contender struct {
 	// args is its command line. Nil: there is no process, clients talk to Redis.
 	args func(place) []string
 
+	// lacks is what it cannot do.
+	lacks []ability
+	// perClient: it has an upstream connection for each client, which is a second open file.
+	perClient bool
+	// usesRecv: it calls recv and send, which /proc does not count, and not read and write.
+	usesRecv bool
+
+	// watch is called with each line that it prints. Nil: nobody watches.
+	watch func(line string)
 	// binary is the path of the program. Filled in by enlist.
 	binary string
 }
@@ -56,7 +75,11 @@ var contenders = []contender{
 	{name: withLimits, ours: true, args: limitsArgs},
 	{
 		name: twemproxy, program: program{"nutcracker", "nutcracker"}, versionFlag: "-V",
-		config: twemproxyConfig, args: twemproxyArgs,
+		config: twemproxyConfig, args: twemproxyArgs, lacks: []ability{transactions, blocking, pubsub},
+	},
+	{
+		name: haproxy, program: program{"haproxy", "haproxy"}, versionFlag: "-v",
+		config: haproxyConfig, args: haproxyArgs, perClient: true, usesRecv: true,
 	},
 }
 
@@ -122,6 +145,33 @@ func twemproxyArgs(at place) []string {
 		"--verbose=0",
 	}
 }
+
+// haproxyConfig forwards bytes: what any TCP proxy costs, with an upstream connection a client. One thread, as the
+// others have.
+func haproxyConfig(at place) string {
+	return fmt.Sprintf(`global
+  maxconn %d
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 10m
+  timeout server 10m
+listen bench
+  bind %s
+  server redis %s
+`, at.maxConnections(), at.listen, at.redis)
+}
+
+// maxConnections is as many clients as the files allow, of which each takes two: haproxy refuses to start with more.
+func (at place) maxConnections() int {
+	if most, err := openFilesLimit(); err == nil {
+		return max(min(at.maxClients, (most-spareFiles)/2), 1)
+	}
+	return at.maxClients
+}
+
+func haproxyArgs(at place) []string { return []string{"-db", "-q", "-f", at.config} }
 
 // contenderNamed returns the row of contenders with that name.
 func contenderNamed(name string) (contender, bool) {

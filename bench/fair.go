@@ -29,18 +29,22 @@ const (
 
 // fairResult is how long clients waited for their first answer.
 type fairResult struct {
-	Flood  latencies     `json:"flood"`
-	Single latencies     `json:"single"`
-	P90    time.Duration `json:"single_p90_ns"`
-	Failed int           `json:"failed"`
+	Flood  latencies `json:"flood"`
+	Single latencies `json:"single"`
+	Failed int       `json:"failed"`
 }
 
-func measureFair(ctx context.Context, s *session) error {
-	c, _ := contenderNamed(redbouncer)
-	for _, enlisted := range s.contenders {
-		if enlisted.name == redbouncer {
-			c = enlisted
-		}
+func planFair(*session) string {
+	return fmt.Sprintf("%s connections within a second, PING; one at a time beside them", thousands(fairFlood))
+}
+
+func measureFair(ctx context.Context, s *session, _ scenario) error {
+	if err := raiseOpenFiles(2*fairFlood + spareFiles); err != nil {
+		return err
+	}
+	c, err := s.ourselves()
+	if err != nil {
+		return err
 	}
 	c.args = func(at place) []string {
 		return append(redbouncerArgs(at), "--limit", "total overflow queue queue-size 6000 queue-timeout 30s")
@@ -58,7 +62,7 @@ func measureFair(ctx context.Context, s *session) error {
 		return r.explain(r.targets[0], errors.New("no client from the other address was answered"))
 	}
 	single := percentiles(f.single)
-	s.report.Fair = &fairResult{percentiles(f.flood), single, f.single[len(f.single)*9/10], f.failed}
+	s.report.Fair = &fairResult{percentiles(f.flood), single, f.failed}
 	return nil
 }
 
@@ -125,21 +129,29 @@ func (f *fairness) visit(from string, begin time.Time, hold time.Duration) (time
 	return took, nil
 }
 
-func printFair(w io.Writer, r *report) {
+func printFair(w io.Writer, r *report, _ scenario) {
 	if r.Fair == nil {
 		return
 	}
 	x := r.Fair
 	fmt.Fprintf(w, "\n%s connections from one address within a second, %d places and a queue; a place comes free every %s. From connecting to the first answer, in ms\n\n",
 		thousands(fairFlood), fairPlaces, fairHold/fairPlaces)
-	t := newTable(w, "", "clients", "p50", "p90", "p99", "max")
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
-	t.row("the flood", thousands(float64(x.Flood.Commands)), ms(x.Flood.P50), "", ms(x.Flood.P99), ms(x.Flood.Max))
-	t.row("one at a time from another address", thousands(float64(x.Single.Commands)), ms(x.Single.P50), ms(x.P90), ms(x.Single.P99), ms(x.Single.Max))
-	t.flush()
+	fairGrid(r).print(w)
 	if x.Failed > 0 {
 		fmt.Fprintf(w, "%s were not answered\n", thousands(float64(x.Failed)))
 	}
+}
+
+func fairGrid(r *report) grid {
+	g := grid{{"", "clients", "p50", "p90", "p99", "longest"}}
+	ms := func(d time.Duration) string { return asOneDigit(float64(d) / float64(time.Millisecond)) }
+	for _, x := range []struct {
+		name string
+		latencies
+	}{{"the flood", r.Fair.Flood}, {"one at a time from another address", r.Fair.Single}} {
+		g = append(g, []string{x.name, thousands(float64(x.Commands)), ms(x.P50), ms(x.P90), ms(x.P99), ms(x.Max)})
+	}
+	return g
 }
 
 // fairWait is the longest wait of a client from another address, in ms.

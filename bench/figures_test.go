@@ -54,15 +54,26 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 // steady returns a report in which every load gave the same samples in every round.
 func steady(samples map[string]sample) *report {
 	r := &report{}
-	for _, l := range loads {
-		result := loadResult{load: l}
-		for _, c := range contenders {
-			if s, ok := samples[c.name]; ok {
-				result.Targets = append(result.Targets, targetResult{c.name, []sample{s, s, s}})
+	for _, sc := range scenarios {
+		for _, l := range sc.loads {
+			result := loadResult{Scenario: sc.name, load: l}
+			for _, c := range contenders {
+				if s, ok := samples[c.name]; ok {
+					result.Targets = append(result.Targets, targetResult{c.name, []sample{s, s, s}})
+				}
 			}
+			r.Loads = append(r.Loads, result)
 		}
-		r.Loads = append(r.Loads, result)
 	}
+	return r
+}
+
+// others adds what is no load: an idle client's bytes, the ratio of a storm, the longest wait.
+func (r *report) others(idle int64, storm, wait, start time.Duration, allocations float64) *report {
+	r.Idle = []idleResult{{Name: redbouncer, Before: 1 << 20, Steps: []idleStep{{Clients: 10, After: 1<<20 + 10*idle}}}}
+	r.Storms = []stormResult{{Name: redbouncer, Calm: latencies{P99: 1000}, Storm: latencies{P99: 1000 * storm}}}
+	r.Fair = &fairResult{Single: latencies{Max: wait}}
+	r.Starts = []startResult{{Name: redbouncer, Starts: []time.Duration{start}, Allocations: &allocations}}
 	return r
 }
 
@@ -75,36 +86,63 @@ func outcomes(r *report) []string {
 	return all
 }
 
-func TestABoundIsMetAtTheBound(t *testing.T) {
-	r := steady(map[string]sample{
-		direct:     {RequestsPerSecond: 100, RedisCPU: 10},
-		redbouncer: {RequestsPerSecond: 95, RedisCPU: 4, ProxyCPU: 9},
-		withLimits: {RequestsPerSecond: 95, RedisCPU: 4, ProxyCPU: 9.27},
+// figuresFor are samples of which each bound of a goal is off by that much: 0 is at the bound, -1 is worse.
+func figuresFor(load string, off float64) map[string]sample {
+	x := map[string]sample{
+		direct:     {RequestsPerSecond: 100, RedisCPU: 10, Latency: latencies{P50: 100 * time.Microsecond, P99: time.Millisecond}},
+		redbouncer: {RequestsPerSecond: 95 + off, RedisCPU: 3.3 - off, ProxyCPU: 8.5 - off, ProxyPeak: 1, ProxyBase: 1},
 		twemproxy:  {RequestsPerSecond: 90, RedisCPU: 3, ProxyCPU: 10},
-	})
-	r.Idle = []idleResult{{Name: redbouncer, Clients: 10, Before: 1 << 20, After: 1<<20 + 10*1024}}
-	r.Storms = []stormResult{{Name: redbouncer, Calm: latencies{P99: 1000}, Storm: latencies{P99: 2000}}}
-	r.Fair = &fairResult{Single: latencies{Max: 50 * time.Millisecond}}
+	}
+	ours := x[redbouncer]
+	ours.Latency = latencies{P50: 160*time.Microsecond - time.Duration(off), P99: 1200*time.Microsecond - time.Duration(off)}
+	switch load {
+	case "50 clients":
+		y := x[direct]
+		y.RedisCPU = 8.5 / 1.1
+		x[direct] = y
+	case "1,000 clients":
+		ours.RequestsPerSecond, ours.ProxyCPU = 105+off, 7.5-off
+	case "8,000 clients":
+		ours.RequestsPerSecond, ours.RedisCPU = 100+off, 2-off
+	case "50 clients, pipeline of 16":
+		ours.RequestsPerSecond, ours.ProxyCPU = 75+off, 2.5-off
+	case "GET of 64 MB", "SET of 64 MB":
+		ours.RequestsPerSecond, ours.ProxyPeak = 60+off, int64(128<<20-off*1e6)+1
+	case "2,000 clients come":
+		ours.RequestsPerSecond = 200 + off
+	}
+	limits := ours
+	limits.ProxyCPU *= 1.03 - off/10
+	x[redbouncer], x[withLimits] = ours, limits
+	return x
+}
+
+func reportOf(off float64) *report {
+	r := &report{}
+	for _, sc := range scenarios {
+		for _, l := range sc.loads {
+			one := steady(figuresFor(l.Name, off))
+			result, _ := one.load(l.Name)
+			r.Loads = append(r.Loads, result)
+		}
+	}
+	return r
+}
+
+func TestABoundIsMetAtTheBound(t *testing.T) {
+	r := reportOf(0).others(600, 2, 50*time.Millisecond, 50*time.Millisecond, 0.001)
 	for i, got := range outcomes(r) {
 		if got != "met" {
-			t.Errorf("%s: %s", r.Verdicts[i].Promise, got)
+			t.Errorf("%s: %s, %s of %s", r.Verdicts[i].Promise, got, r.Verdicts[i].Measured, r.Verdicts[i].Target)
 		}
 	}
 }
 
 func TestABoundIsMissedPastTheBound(t *testing.T) {
-	r := steady(map[string]sample{
-		direct:     {RequestsPerSecond: 100, RedisCPU: 10},
-		redbouncer: {RequestsPerSecond: 64, RedisCPU: 4.1, ProxyCPU: 9.1},
-		withLimits: {RequestsPerSecond: 95, RedisCPU: 4, ProxyCPU: 9.4},
-		twemproxy:  {RequestsPerSecond: 90, RedisCPU: 3, ProxyCPU: 10},
-	})
-	r.Idle = []idleResult{{Name: redbouncer, Clients: 10, Before: 1 << 20, After: 1<<20 + 10*1025}}
-	r.Storms = []stormResult{{Name: redbouncer, Calm: latencies{P99: 1000}, Storm: latencies{P99: 2001}}}
-	r.Fair = &fairResult{Single: latencies{Max: 51 * time.Millisecond}}
+	r := reportOf(-1).others(601, 3, 51*time.Millisecond, 51*time.Millisecond, 0.02)
 	for i, got := range outcomes(r) {
 		if got != "NOT met" {
-			t.Errorf("%s: %s", r.Verdicts[i].Promise, got)
+			t.Errorf("%s: %s, %s of %s", r.Verdicts[i].Promise, got, r.Verdicts[i].Measured, r.Verdicts[i].Target)
 		}
 	}
 }
@@ -128,12 +166,9 @@ func TestWhatWasNotMeasuredIsNeitherMetNorMissed(t *testing.T) {
 func TestEveryGoalRefersToALoadAndAContenderThatExist(t *testing.T) {
 	everyone := map[string]sample{}
 	for _, c := range contenders {
-		everyone[c.name] = sample{1, 1, 1}
+		everyone[c.name] = sample{RequestsPerSecond: 1, ProxyCPU: 1, RedisCPU: 1, ProxyPeak: 1}
 	}
-	r := steady(everyone)
-	r.Idle = []idleResult{{Name: redbouncer, Clients: 1}}
-	r.Storms = []stormResult{{Name: redbouncer, Calm: latencies{P99: 1}}}
-	r.Fair = &fairResult{}
+	r := steady(everyone).others(1, 1, 1, 1, 1)
 	for i, outcome := range outcomes(r) {
 		if strings.HasPrefix(outcome, "not measured") {
 			t.Errorf("%s: %s", goals[i].promise, outcome)
@@ -142,11 +177,10 @@ func TestEveryGoalRefersToALoadAndAContenderThatExist(t *testing.T) {
 }
 
 func TestAMeasurementTakesAboutTheTimeThatWasAskedFor(t *testing.T) {
-	s := settings{duration: defaultDuration}
-	if got := requestsFor(100_000, s.duration); got != 150_000 {
+	if got := requestsFor(100_000, 1500*time.Millisecond); got != 150_000 {
 		t.Errorf("got %d requests, want 150000", got)
 	}
-	if got := requestsFor(1e12, s.duration); got != maxRequests {
+	if got := requestsFor(1e12, time.Second); got != maxRequests {
 		t.Errorf("got %d requests, want the bound %d", got, maxRequests)
 	}
 }

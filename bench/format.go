@@ -24,9 +24,14 @@ func asFineRatio(v float64) string { return fmt.Sprintf("%.3f", v) }
 
 func asMicroseconds(v float64) string { return fmt.Sprintf("%.2f", v) }
 
+// asWhole is for times of which a tenth says nothing.
+func asWhole(v float64) string { return thousands(v) }
+
+func asOneDigit(v float64) string { return fmt.Sprintf("%.1f", v) }
+
 func asBytes(v float64) string { return thousands(v) + " B" }
 
-func asMegabytes(v int64) string { return fmt.Sprintf("%.1f MB", float64(v)/(1<<20)) }
+func asMegabytes(v float64) string { return fmt.Sprintf("%.1f MB", v/(1<<20)) }
 
 // thousands shows a whole number with commas.
 func thousands(v float64) string {

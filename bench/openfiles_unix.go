@@ -26,3 +26,10 @@ func raiseOpenFiles(n int) error {
 	}
 	return nil
 }
+
+// openFilesLimit is how many files a process may have open.
+func openFilesLimit() (int, error) {
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return int(min(limit.Max, 1<<30)), err
+}

@@ -76,14 +76,62 @@ func TestAProgramsNameDoesNotShiftTheFieldsOfStat(t *testing.T) {
 }
 
 func TestResidentMemoryIsFoundOrMissed(t *testing.T) {
-	got, err := parseVmRSS([]byte("Name:\tx\nVmHWM:\t    9000 kB\nVmRSS:\t    8700 kB\n"))
+	got, err := parseMemory([]byte("Name:\tx\nVmHWM:\t    9000 kB\nVmRSS:\t    8700 kB\n"), "VmRSS")
 	if err != nil || got != 8700<<10 {
 		t.Errorf("got %v, %v; want %d", got, err, 8700<<10)
 	}
 	for _, text := range []string{"", "Name:\tx\n", "VmRSS:\tmuch\n"} {
-		if got, err := parseVmRSS([]byte(text)); err == nil {
+		if got, err := parseMemory([]byte(text), "VmRSS"); err == nil {
 			t.Errorf("%q: got %v, want an error", text, got)
 		}
+	}
+}
+
+func TestReadsAndWritesAreAddedUp(t *testing.T) {
+	if got := parseIO([]byte("rchar: 9\nsyscr: 40\nsyscw: 2\nread_bytes: 1\n")); got != 42 {
+		t.Errorf("got %d, want 42", got)
+	}
+}
+
+func TestAMetricIsFoundOrMissed(t *testing.T) {
+	const text = "# HELP go_memstats_mallocs_total Total.\ngo_memstats_mallocs_total 1.2e+06\n"
+	if got, err := parseMetric(text, mallocsMetric); err != nil || got != 1.2e6 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if got, err := parseMetric(text, "go_memstats"); err == nil {
+		t.Errorf("got %v, want an error", got)
+	}
+}
+
+func TestUpstreamConnectionsAreCountedByTheAddressThatTheyCalled(t *testing.T) {
+	const list = "id=3 addr=127.0.0.1:50001 laddr=127.0.0.3:6379 fd=8 name=redbouncer:h:lane age=1\n" +
+		"id=4 addr=127.0.0.1:50002 laddr=127.0.0.4:6379 fd=9 name= age=0\n" +
+		"id=5 addr=127.0.0.1:50001 laddr=127.0.0.1:6379 fd=9 name= age=0 cmd=client|list\n"
+	const asker = "127.0.0.1:50001 laddr=127.0.0.1:6379"
+	for redis, want := range map[string]int{"127.0.0.3:6379": 1, "127.0.0.4:6379": 1, "127.0.0.1:6379": 0, "": 1} {
+		if got := countUpstreams(list, target{redis: redis}, asker); got != want {
+			t.Errorf("%q: got %d, want %d", redis, got, want)
+		}
+	}
+}
+
+func TestTheLogNamesALeakOnce(t *testing.T) {
+	l := &leakLog{begin: time.Now().Add(-time.Minute), named: map[string]leakResult{}}
+	for _, line := range []string{
+		`time=x level=WARN msg="something else" name=bench-churn`,
+		`time=x level=WARN msg="connection leak suspected" source="a (b)" rule=churn reason="60 connections" name=bench-churn user=default`,
+		`time=x level=WARN msg="connection leak suspected" source="a" rule=never-spoke reason="20 of 40" name=bench-healthy`,
+		`time=x level=WARN msg="connection leak suspected" source="a (b)" rule=growing reason="x" name=bench-churn user=default`,
+	} {
+		l.line(line)
+	}
+	got := l.results()
+	if l.count() != 2 || got[0].Rule != "never-spoke" || got[1].NamedAfter != 0 || got[2].Rule != "churn" || got[2].NamedAfter < time.Minute {
+		t.Errorf("got %+v", got)
+	}
+	l.line(`level=WARN msg="connection leak suspected" rule=growing name=bench-healthy user=default`)
+	if got := l.results(); len(got) != len(leakKinds)+1 || l.count() != 2 {
+		t.Errorf("a healthy client that was named is not told of: %+v", got)
 	}
 }
 
@@ -95,7 +143,7 @@ func TestRepliesAreRead(t *testing.T) {
 		"$0\r\n\r\n":         "",
 		"+PONG\r\n+more\r\n": "PONG",
 	} {
-		got, err := readReply(bufio.NewReader(strings.NewReader(wire)))
+		got, err := readReply(bufio.NewReader(strings.NewReader(wire)), 1<<20)
 		if err != nil || got != want {
 			t.Errorf("%q: got %q, %v; want %q", wire, got, err, want)
 		}
@@ -103,7 +151,7 @@ func TestRepliesAreRead(t *testing.T) {
 	for _, wire := range []string{
 		"", "\r\n", "+PON", "-ERR max number of clients reached\r\n", "$-1\r\n", "$5\r\nab", "$x\r\n", "*1\r\n$1\r\na\r\n",
 	} {
-		if got, err := readReply(bufio.NewReader(strings.NewReader(wire))); err == nil {
+		if got, err := readReply(bufio.NewReader(strings.NewReader(wire)), 1<<20); err == nil {
 			t.Errorf("%q: got %q, want an error", wire, got)
 		}
 	}

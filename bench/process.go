@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -26,8 +27,11 @@ type process struct {
 }
 
 // start runs a command line in the background. The caller must stop the process.
-func start(name string, argv []string) (*process, error) {
-	p := &process{name: name, output: &tail{}, exited: make(chan struct{})}
+func start(name string, argv []string) (*process, error) { return startWatched(name, argv, nil) }
+
+// startWatched has watch called with each line that the process prints, unless it is nil.
+func startWatched(name string, argv []string, watch func(line string)) (*process, error) {
+	p := &process{name: name, output: &tail{watch: watch}, exited: make(chan struct{})}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Env = withoutOwnSettings(os.Environ())
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
@@ -97,13 +101,24 @@ const tailSize = 4096
 
 // tail is a writer that keeps the last bytes written to it.
 type tail struct {
-	mu   sync.Mutex // mu guards kept.
+	watch func(line string) // nil: nobody watches
+
+	// mu guards the following fields.
+	mu   sync.Mutex
 	kept []byte
+	line []byte // that has not ended
 }
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.watch != nil {
+		t.line = append(t.line, b...)
+		for end := bytes.IndexByte(t.line, '\n'); end >= 0; end = bytes.IndexByte(t.line, '\n') {
+			t.watch(string(t.line[:end]))
+			t.line = t.line[end+1:]
+		}
+	}
 	t.kept = append(t.kept, b...)
 	if extra := len(t.kept) - tailSize; extra > 0 {
 		t.kept = append(t.kept[:0], t.kept[extra:]...)

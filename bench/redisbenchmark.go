@@ -6,6 +6,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os/exec"
 	"slices"
@@ -17,13 +18,20 @@ import (
 // runTimeout is how much longer than planned one redis-benchmark may take before its target counts as stuck.
 const runTimeout = 60 * time.Second
 
-// redisBenchmarkArgs is the command line for one measurement. Without -r, every request gets the same key.
-func redisBenchmarkArgs(addr, test string, l load, requests int) []string {
-	host, port, _ := net.SplitHostPort(addr) // our own loopback()
-	return []string{
-		"-h", host, "-p", port, "-t", test, "-d", strconv.Itoa(valueSize),
-		"-c", strconv.Itoa(l.Clients), "-P", strconv.Itoa(l.Pipeline), "-n", strconv.Itoa(requests), "--csv",
-	}
+// redisBenchmarkArgs is the command line for one measurement.
+func redisBenchmarkArgs(j job, requests int) []string {
+	host, port, _ := net.SplitHostPort(j.target.addr)
+	args := []string{"-h", host, "-p", port, "-c", strconv.Itoa(j.Clients), "-P", strconv.Itoa(j.Pipeline),
+		"-n", strconv.Itoa(requests), "--csv"}
+	return append(args, j.words()[0][0]...)
+}
+
+// maxRequests bounds one measurement, whatever the probe says.
+const maxRequests = 100_000_000
+
+// requestsFor returns how many requests take about that long.
+func requestsFor(perSecond float64, d time.Duration) int {
+	return int(min(math.Ceil(perSecond*d.Seconds()), maxRequests))
 }
 
 // runRedisBenchmark runs one measurement and returns the requests a second.

@@ -2,29 +2,49 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
 )
 
 // report is everything that a run found out. It is also the JSON.
 type report struct {
-	Machine  string        `json:"machine"`
-	Settings string        `json:"settings"`
-	Versions []string      `json:"versions"`
-	Skipped  []string      `json:"skipped,omitempty"`
-	Loads    []loadResult  `json:"loads,omitempty"`
-	Idle     []idleResult  `json:"idle,omitempty"`
-	Storms   []stormResult `json:"storms,omitempty"`
-	Fair     *fairResult   `json:"fair,omitempty"`
+	Command  string    `json:"command"`
+	Commit   string    `json:"commit"`
+	At       time.Time `json:"at"`
+	Machine  string    `json:"machine"`
+	Settings string    `json:"settings"`
+	Versions []string  `json:"versions"`
+	Skipped  []string  `json:"skipped,omitempty"`
+
+	Loads     []loadResult     `json:"loads,omitempty"`
+	Upstreams []upstreamResult `json:"upstreams,omitempty"`
+	Idle      []idleResult     `json:"idle,omitempty"`
+	Storms    []stormResult    `json:"storms,omitempty"`
+	Fair      *fairResult      `json:"fair,omitempty"`
+	Starts    []startResult    `json:"starts,omitempty"`
+	Leaks     []leakResult     `json:"leaks,omitempty"`
+	Soaks     []soakResult     `json:"soaks,omitempty"`
+
+	Took     time.Duration `json:"took_ns"`
 	Verdicts []verdict     `json:"verdicts"`
 }
 
 // loadResult is what the targets did under one load.
 type loadResult struct {
+	Scenario string `json:"scenario"`
 	load
+	// Rate is what was sent a second. 0: as fast as it was answered.
+	Rate    float64        `json:"rate,omitempty"`
 	Targets []targetResult `json:"targets"`
+	// LeftOut says who did not take part, and why.
+	LeftOut []string `json:"left_out,omitempty"`
 }
 
 // targetResult has a sample a round; the same index is the same round in every target.
@@ -58,21 +78,105 @@ func (r loadResult) figures(m metric, target string) []float64 {
 
 // compare divides a figure of one target by another's, round by round.
 func (r loadResult) compare(m metric, of, to string) (spread, error) {
-	ofFigures, toFigures := r.figures(m, of), r.figures(m, to)
-	switch {
-	case len(ofFigures) == 0:
-		return spread{}, fmt.Errorf("%s did not take part", of)
-	case len(toFigures) == 0:
-		return spread{}, fmt.Errorf("%s did not take part", to)
+	return r.against(m, m, [2]string{of, to})
+}
+
+// against divides one figure of a target by another of another, round by round.
+func (r loadResult) against(m, by metric, names [2]string) (spread, error) {
+	of, to, err := r.pair(m, by, names)
+	if err != nil {
+		return spread{}, err
 	}
-	quotients, err := ratios(ofFigures, toFigures)
+	quotients, err := ratios(of, to)
 	if err != nil {
 		return spread{}, err
 	}
 	return spreadOf(quotients)
 }
 
+// added is what a target adds to direct, round by round.
+func (r loadResult) added(m metric, target string) (spread, error) {
+	of, to, err := r.pair(m, m, [2]string{target, direct})
+	if err != nil {
+		return spread{}, err
+	}
+	for i := range min(len(of), len(to)) {
+		of[i] -= to[i]
+	}
+	return spreadOf(of)
+}
+
+func (r loadResult) pair(m, by metric, names [2]string) (of, to []float64, err error) {
+	of, to = r.figures(m, names[0]), r.figures(by, names[1])
+	switch {
+	case len(of) == 0:
+		return nil, nil, fmt.Errorf("%s did not take part", names[0])
+	case len(to) == 0:
+		return nil, nil, fmt.Errorf("%s did not take part", names[1])
+	}
+	return of, to, nil
+}
+
+// describe notes what a reader must know before comparing figures with another run's.
+func (r *report) describe(args []string) {
+	r.At = time.Now().UTC().Truncate(time.Second)
+	r.Machine = describeMachine()
+	r.Commit = describeCommit()
+	r.Command = "go run ./bench"
+	for i, arg := range args {
+		if before, after, found := strings.Cut(arg, "@"); found && strings.Contains(before, "://") {
+			args[i] = "redis://...@" + after // not with the password
+		}
+	}
+	r.Command = strings.TrimSpace(r.Command + " " + strings.Join(args, " "))
+}
+
+// describeCommit is the commit of the working tree, marked if there are changes that are not in it.
+func describeCommit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// describeMachine says what it ran on.
+func describeMachine() string {
+	text := fmt.Sprintf("%s, %d CPUs, %s/%s, %s", cpuModel(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		text += ", kernel " + strings.TrimSpace(string(kernel))
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return text
+	}
+	var lastMinute float64
+	if _, err := fmt.Sscan(string(load), &lastMinute); err != nil {
+		return text
+	}
+	text += fmt.Sprintf(", load average before the start %.2f", lastMinute)
+	if lastMinute > float64(runtime.NumCPU())/2 {
+		text += " (busy: trust the ranges, not the medians)"
+	}
+	return text
+}
+
+func cpuModel() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown CPU"
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown CPU"
+}
+
 func (r *report) printHeader(w io.Writer) {
+	fmt.Fprintln(w, "command: ", r.Command)
+	fmt.Fprintln(w, "commit:  ", r.Commit)
 	fmt.Fprintln(w, "machine: ", r.Machine)
 	fmt.Fprintln(w, "settings:", r.Settings)
 	for _, v := range r.Versions {
@@ -83,90 +187,23 @@ func (r *report) printHeader(w io.Writer) {
 	}
 }
 
-func printLoads(w io.Writer, r *report) {
-	for _, result := range r.Loads {
-		fmt.Fprintf(w, "\n%s: GET of %d bytes; median of %d rounds (lowest to highest); us of CPU a command\n\n",
-			result.Name, valueSize, len(result.Targets[0].Rounds))
-		t := newTable(w, "", "requests/s", "of direct", "CPU", "of "+twemproxy, "Redis CPU", "of direct")
-		for _, target := range result.Targets {
-			name := target.Name
-			t.row(name,
-				result.cell(throughput, name, thousands), result.ratioCell(throughput, name, direct),
-				result.cell(proxyCPU, name, asMicroseconds), result.ratioCell(proxyCPU, name, twemproxy),
-				result.cell(redisCPU, name, asMicroseconds), result.ratioCell(redisCPU, name, direct))
-		}
-		t.flush()
+// write leaves the report in a directory, as a page and as data.
+func (r *report) write(dir string, stdout io.Writer) error {
+	if dir == "" {
+		return nil
 	}
-}
-
-func (r loadResult) cell(m metric, target string, format func(float64) string) string {
-	got, err := spreadOf(r.figures(m, target))
-	if err != nil || got.Max == 0 {
-		return notMeasured
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
-	return withRange(got, format)
-}
-
-func (r loadResult) ratioCell(m metric, of, to string) string {
-	if of == to {
-		return "1"
-	}
-	got, err := r.compare(m, of, to)
-	if err != nil {
-		return notMeasured
-	}
-	return withRange(got, asRatio)
-}
-
-func printIdle(w io.Writer, r *report) {
-	if len(r.Idle) == 0 {
-		fmt.Fprintf(w, "\nidle clients: %v\n", errNotMeasured)
-		return
-	}
-	fmt.Fprintf(w, "\n%s idle clients that have spoken once: resident memory of the server process\n\n",
-		thousands(float64(r.Idle[0].Clients)))
-	t := newTable(w, "", "no client", "all connected", fmt.Sprintf("%s later", r.Idle[0].Settled), "a client")
-	for _, result := range r.Idle {
-		t.row(result.Name, asMegabytes(result.Before), asMegabytes(result.Connected), asMegabytes(result.After),
-			asBytes(result.perClient()))
-	}
-	t.flush()
-}
-
-func (r *report) printVerdicts(w io.Writer) {
-	fmt.Fprint(w, "\ntargets: ratios are the median over the rounds (lowest to highest)\n\n")
-	t := newTable(w, "goal", "target", "measured", "")
-	for _, v := range r.Verdicts {
-		t.row(v.Promise, v.Target, v.measured, v.Outcome)
-	}
-	t.flush()
-}
-
-func (r *report) writeJSON(path string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
-
-// table lines up columns. Errors of writing to the terminal are of no interest.
-type table struct{ w *tabwriter.Writer }
-
-func newTable(w io.Writer, titles ...string) table {
-	t := table{tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)}
-	t.row(titles...)
-	return t
-}
-
-func (t table) row(cells ...string) {
-	for i, cell := range cells {
-		if i > 0 {
-			fmt.Fprint(t.w, "\t")
-		}
-		fmt.Fprint(t.w, cell)
+	page, err := r.page()
+	if err != nil {
+		return err
 	}
-	fmt.Fprintln(t.w)
+	html, data := filepath.Join(dir, "report.html"), filepath.Join(dir, "report.json")
+	fmt.Fprintf(stdout, "\nwritten: %s, %s\n", html, data)
+	return errors.Join(os.WriteFile(data, append(text, '\n'), 0o644), os.WriteFile(html, page, 0o644))
 }
-
-func (t table) flush() { _ = t.w.Flush() }

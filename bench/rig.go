@@ -7,7 +7,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -16,29 +19,64 @@ const readyTimeout = 10 * time.Second
 
 // rig is one Redis and some targets, all running. The caller must close it.
 type rig struct {
-	redis     *process
+	redis     *process // nil: it is not ours
 	redisAddr string
 	targets   []target
 }
 
 // target is a contender that runs.
 type target struct {
-	name string
+	contender
 	addr string
+	// password and user are what to log in with. Empty: do not.
+	user, password string
 	// proxy is the process between client and Redis. Nil for direct.
 	proxy *process
+	// redis is the address under which it knows Redis; no other target uses that one.
+	redis string
+	// base is its memory before any client, in bytes.
+	base int64
+	// hello is what a client says first.
+	hello batch
+}
+
+func newTarget(c contender, addr string) target {
+	return target{contender: c, addr: addr, hello: batch{bytes: appendCommand(nil, "PING"), replies: 1}}
+}
+
+// cannot returns why a target does not take part in a load. Empty: it does.
+func (t target) cannot(l load) string {
+	switch {
+	case t.ours && !l.WithLimits:
+		return t.name + " is measured with other loads"
+	case l.Needs != "" && slices.Contains(t.lacks, l.Needs):
+		return fmt.Sprintf("%s has no %s", t.name, l.Needs)
+	}
+	return ""
 }
 
 // newRig starts a Redis of its own and the contenders in front of it, each ready to serve maxClients clients.
 func (s *session) newRig(ctx context.Context, line []contender, maxClients int) (*rig, error) {
-	ports, err := freePorts(1 + 2*len(line))
+	var addresses []string
+	for i := range line {
+		addresses = append(addresses, ownAddress(i)...)
+	}
+	port, err := freePortAt(addresses)
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{redisAddr: loopback(ports[0])}
-	r.redis, err = start("redis-server", s.pinned(serverCPU, s.redisServer,
-		"--bind", "127.0.0.1", "--port", strconv.Itoa(ports[0]), "--save", "", "--appendonly", "no",
-		"--dir", s.dir, "--loglevel", "warning", "--maxclients", strconv.Itoa(maxClients)))
+	ports, err := freePorts(2 * len(line))
+	if err != nil {
+		return nil, err
+	}
+	r := &rig{redisAddr: loopback(port)}
+	args := []string{
+		"--port", strconv.Itoa(port), "--save", "", "--appendonly", "no", "--dir", s.dir,
+		"--loglevel", "warning", "--protected-mode", "no", "--maxclients", strconv.Itoa(maxClients),
+		"--bind", "127.0.0.1",
+	}
+	args = append(args, addresses...)
+	r.redis, err = start("redis-server", s.pinned(serverCPU, s.redisServer, args...))
 	if err != nil {
 		return nil, err
 	}
@@ -48,11 +86,14 @@ func (s *session) newRig(ctx context.Context, line []contender, maxClients int) 
 	}
 	for i, c := range line {
 		at := place{
-			listen:     loopback(ports[1+2*i]),
-			extraPort:  ports[2+2*i],
+			listen:     loopback(ports[2*i]),
+			extraPort:  ports[1+2*i],
 			redis:      r.redisAddr,
 			config:     filepath.Join(s.dir, c.name+".conf"),
 			maxClients: maxClients,
+		}
+		if own := ownAddress(i); len(own) > 0 && c.args != nil {
+			at.redis = net.JoinHostPort(own[0], strconv.Itoa(port))
 		}
 		if err := s.add(ctx, r, c, at); err != nil {
 			r.close()
@@ -62,10 +103,21 @@ func (s *session) newRig(ctx context.Context, line []contender, maxClients int) 
 	return r, nil
 }
 
+// ownAddress is where the i-th contender finds Redis, so that Redis can tell whose a connection is. Only Linux has all
+// of 127.0.0.0/8 without being told.
+func ownAddress(i int) []string {
+	if runtime.GOOS != "linux" {
+		return nil
+	}
+	return []string{fmt.Sprintf("127.0.0.%d", 2+i)}
+}
+
 // add starts a contender and waits until it serves. What it started is stopped by r.close, also on an error.
 func (s *session) add(ctx context.Context, r *rig, c contender, at place) error {
 	if c.args == nil {
-		r.targets = append(r.targets, target{name: c.name, addr: r.redisAddr})
+		t := newTarget(c, r.redisAddr)
+		t.redis = r.redisAddr
+		r.targets = append(r.targets, t)
 		return nil
 	}
 	if c.config != nil {
@@ -73,12 +125,22 @@ func (s *session) add(ctx context.Context, r *rig, c contender, at place) error 
 			return err
 		}
 	}
-	p, err := start(c.name, s.pinned(serverCPU, c.binary, c.args(at)...))
+	p, err := startWatched(c.name, s.pinned(serverCPU, c.binary, c.args(at)...), c.watch)
 	if err != nil {
 		return err
 	}
-	r.targets = append(r.targets, target{name: c.name, addr: at.listen, proxy: p})
-	return p.await(ctx, at.listen)
+	t := newTarget(c, at.listen)
+	t.proxy, t.redis = p, at.redis
+	r.targets = append(r.targets, t)
+	if err := p.await(ctx, at.listen); err != nil {
+		return err
+	}
+	base, err := residentMemory(p.pid())
+	r.targets[len(r.targets)-1].base = base
+	if errors.Is(err, errNotMeasured) {
+		return nil
+	}
+	return err
 }
 
 // close ends every process of the rig, those in front first.
@@ -88,7 +150,9 @@ func (r *rig) close() {
 			t.proxy.stop()
 		}
 	}
-	r.redis.stop()
+	if r.redis != nil {
+		r.redis.stop()
+	}
 }
 
 // exitGrace is how much later than its sockets a process's end may be seen.
@@ -100,8 +164,14 @@ func (r *rig) explain(t target, err error) error {
 	if t.proxy != nil {
 		err = errors.Join(err, t.proxy.running())
 	}
-	return errors.Join(err, r.redis.running())
+	if r.redis != nil {
+		err = errors.Join(err, r.redis.running())
+	}
+	return err
 }
+
+// pollEvery is how often a process that starts is asked whether it serves. The scenario start measures with it.
+const pollEvery = time.Millisecond
 
 // await waits until a PING at addr is answered.
 func (p *process) await(ctx context.Context, addr string) error {
@@ -120,7 +190,7 @@ func (p *process) await(ctx context.Context, addr string) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(pollEvery):
 		}
 	}
 }
@@ -144,6 +214,31 @@ func freePorts(n int) ([]int, error) {
 		err = errors.Join(err, l.Close())
 	}
 	return ports, err
+}
+
+// freePortAt returns a port that is free at 127.0.0.1 and at all of these. What is free at the one may be in use at another,
+// by a connection that went out from there and has not been over for a minute.
+func freePortAt(addresses []string) (int, error) {
+	const attempts = 100
+	var err error
+	for range attempts {
+		var ports []int
+		if ports, err = freePorts(1); err != nil {
+			return 0, err
+		}
+		for _, address := range addresses {
+			l, listenErr := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(ports[0])))
+			if listenErr != nil {
+				err = listenErr
+				break
+			}
+			l.Close()
+		}
+		if err == nil {
+			return ports[0], nil
+		}
+	}
+	return 0, fmt.Errorf("no port is free at 127.0.0.1 and %s: %w", strings.Join(addresses, ", "), err)
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

@@ -68,7 +68,7 @@ func relayOneWay(to, from net.Conn) {
 	from.Close()
 }
 
-// small returns arguments for a run of a second, and a place for temporary files that must be empty afterwards.
+// small returns arguments for a run of a moment, and a place for temporary files that must be empty afterwards.
 func small(t *testing.T, more ...string) (args []string, temp string) {
 	t.Helper()
 	if testing.Short() {
@@ -77,17 +77,14 @@ func small(t *testing.T, more ...string) (args []string, temp string) {
 	if _, err := findRedisServer(); err != nil {
 		t.Skip(err)
 	}
-	if _, err := (program{"redis-benchmark", "redis-tools"}).find(); err != nil {
-		t.Skip(err)
-	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	temp = t.TempDir()
 	t.Setenv("TMPDIR", temp)
-	return append([]string{"--proxy", self, "--rounds", "1", "--duration", "100ms", "--settle", "10ms",
-		"--idle-clients", "100"}, more...), temp
+	return append([]string{"--proxy", self, "--rounds", "1", "--duration", "50ms", "--settle", "10ms",
+		"--idle-clients", "50,100", "--storm", "100ms", "--soak", "100ms"}, more...), temp
 }
 
 // nothingIsLeft fails the test if a child process or a temporary file is.
@@ -102,17 +99,17 @@ func nothingIsLeft(t *testing.T, temp string) {
 	}
 }
 
-func TestARunPrintsItsTablesAndLeavesNothing(t *testing.T) {
-	out := filepath.Join(t.TempDir(), "out.json")
-	args, temp := small(t, "--json", out, "table", "idle")
+func TestARunPrintsItsTablesWritesItsReportAndLeavesNothing(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "results")
+	args, temp := small(t, "transactions", "--out", out, "--peers", "none", "idle")
 	var stdout, stderr bytes.Buffer
 	if err := run(context.Background(), args, &stdout, &stderr); err != nil {
 		t.Fatalf("%v\n%s", err, &stderr)
 	}
 	nothingIsLeft(t, temp)
-	wanted := []string{"100 idle clients", "goal", "memory of an idle client"}
-	for _, l := range loads {
-		wanted = append(wanted, "\n"+l.Name+": GET of 64 bytes")
+	wanted := []string{"idle: clients that have spoken once", "goal", "memory of an idle client", "goals were not measured"}
+	for _, l := range transactionLoads {
+		wanted = append(wanted, "\ntransactions: "+l.Name)
 	}
 	for _, want := range wanted {
 		if !strings.Contains(stdout.String(), want) {
@@ -120,11 +117,11 @@ func TestARunPrintsItsTablesAndLeavesNothing(t *testing.T) {
 		}
 	}
 	var got report
-	text, err := os.ReadFile(out)
+	text, err := os.ReadFile(filepath.Join(out, "report.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &got)
 	}
-	if err != nil || len(got.Loads) != len(loads) || len(got.Idle) < 2 || len(got.Verdicts) != len(goals) {
+	if err != nil || len(got.Loads) != len(transactionLoads) || len(got.Idle) < 2 || len(got.Verdicts) != len(goals) {
 		t.Errorf("the JSON is incomplete: %v\n%s", err, text)
 	}
 	for _, l := range got.Loads {
@@ -134,10 +131,14 @@ func TestARunPrintsItsTablesAndLeavesNothing(t *testing.T) {
 			}
 		}
 	}
+	page, err := os.ReadFile(filepath.Join(out, "report.html"))
+	if err != nil || !bytes.Contains(page, []byte("Memory against idle clients")) {
+		t.Errorf("the page is incomplete: %v", err)
+	}
 }
 
 func TestAnInterruptedRunLeavesNothing(t *testing.T) {
-	args, temp := small(t, "--duration", "10s", "table")
+	args, temp := small(t, "--duration", "10s", "throughput")
 	ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
 	defer cancel()
 	err := run(ctx, args, io.Discard, io.Discard)
@@ -164,13 +165,19 @@ func TestAProxyThatEndsIsQuoted(t *testing.T) {
 
 func TestASettingThatCannotBeUsedIsNamed(t *testing.T) {
 	for args, want := range map[string]string{
-		"--rounds 0":         "--rounds 0",
-		"--duration 1ms":     "--duration 1ms",
-		"--idle-clients -1":  "--idle-clients -1",
-		"--settle 1h":        "--settle 1h",
-		"--peers redbouncer": `"redbouncer" is not known`,
-		"--peers none nosuch": `scenario "nosuch" is not known; ` +
-			"want some of table, storm, fair, idle",
+		"--rounds 0":                         "--rounds 0",
+		"--duration 1ms":                     "--duration 1ms",
+		"--idle-clients -1":                  "--idle-clients -1",
+		"--idle-clients 9,3":                 "--idle-clients 9,3",
+		"--settle 1h":                        "--settle 1h",
+		"--client telnet":                    "--client telnet",
+		"--peers redbouncer":                 `"redbouncer" is not known`,
+		"nosuch --peers none":                `scenario "nosuch" is not known; want some of throughput, latency`,
+		"--direct 127.0.0.1:1":               "--target, which is missing",
+		"--target 192.0.2.1:6379":            "--allow-remote",
+		"--target rediss://127.0.0.1":        "without TLS",
+		"--target 127.0.0.1:1 storm":         "scenario storm needs servers of its own",
+		"--target 127.0.0.1:1 --max-rate -7": "--max-rate -7",
 	} {
 		err := run(context.Background(), strings.Fields(args), io.Discard, io.Discard)
 		if err == nil || !strings.Contains(err.Error(), want) {

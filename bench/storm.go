@@ -45,15 +45,15 @@ type stormResult struct {
 	Duration time.Duration `json:"duration_ns"`
 }
 
-// latencies are percentiles.
-type latencies struct {
-	Commands int           `json:"commands"`
-	P50      time.Duration `json:"p50_ns"`
-	P99      time.Duration `json:"p99_ns"`
-	Max      time.Duration `json:"max_ns"`
+func planStorm(s *session) string {
+	return fmt.Sprintf("%d clients, %s GET/s, for %s; then the same with %s refused connections/s",
+		stormClients, thousands(stormRate), s.storm, thousands(stormKnocks))
 }
 
-func measureStorm(ctx context.Context, s *session) error {
+func measureStorm(ctx context.Context, s *session, _ scenario) error {
+	if err := raiseOpenFiles(2*stormAtOnce + spareFiles); err != nil {
+		return err
+	}
 	for _, c := range s.contenders {
 		if c.peer() {
 			continue // twemproxy has no limit on clients
@@ -182,14 +182,6 @@ func ask1(ctx context.Context, c net.Conn, begin time.Time, i int, d time.Durati
 	return took, ctx.Err()
 }
 
-func percentiles(all []time.Duration) latencies {
-	if len(all) == 0 {
-		return latencies{}
-	}
-	slices.Sort(all)
-	return latencies{len(all), all[len(all)/2], all[len(all)*99/100], all[len(all)-1]}
-}
-
 // knocker opens connections at a fixed rate, which are to be refused.
 type knocker struct {
 	addr                           string
@@ -235,22 +227,25 @@ func (k *knocker) knock() {
 	}
 }
 
-func printStorms(w io.Writer, r *report) {
+func printStorms(w io.Writer, r *report, _ scenario) {
 	for i, x := range r.Storms {
 		if i == 0 {
 			fmt.Fprintf(w, "\n%d established clients, %d commands/s in all, for %s in calm and as long with %s knocks/s that are refused; latency in us from the time due\n\n",
 				stormClients, stormRate, x.Duration, thousands(stormKnocks))
 		}
 	}
-	if len(r.Storms) == 0 {
-		return
+	if len(r.Storms) > 0 {
+		stormGrid(r).print(w)
 	}
-	t := newTable(w, "", "calm p50", "p99", "max", "storm p50", "p99", "max", "p99 storm / calm", "knocks", "told", "not told", "left out", "CPU a knock")
-	us := func(d time.Duration) string { return thousands(float64(d) / float64(time.Microsecond)) }
+}
+
+func stormGrid(r *report) grid {
+	g := grid{{"", "calm p50", "p99", "max", "storm p50", "p99", "max", "p99 storm / calm", "knocks", "told", "not told", "left out", "CPU a knock"}}
+	us := func(d time.Duration) string { return thousands(asUS(d)) }
 	for _, x := range r.Storms {
-		t.row(x.Name, us(x.Calm.P50), us(x.Calm.P99), us(x.Calm.Max), us(x.Storm.P50), us(x.Storm.P99), us(x.Storm.Max),
-			asRatio(float64(x.Storm.P99)/float64(x.Calm.P99)), thousands(float64(x.Knocks)), thousands(float64(x.Told)),
-			thousands(float64(x.NotTold)), thousands(float64(x.LeftOut)), asMicroseconds(x.KnockCPU))
+		g = append(g, []string{x.Name, us(x.Calm.P50), us(x.Calm.P99), us(x.Calm.Max), us(x.Storm.P50), us(x.Storm.P99), us(x.Storm.Max),
+			asRatio(float64(x.Storm.P99) / float64(x.Calm.P99)), thousands(float64(x.Knocks)), thousands(float64(x.Told)),
+			thousands(float64(x.NotTold)), thousands(float64(x.LeftOut)), asMicroseconds(x.KnockCPU)})
 	}
-	t.flush()
+	return g
 }
