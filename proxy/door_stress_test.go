@@ -204,6 +204,7 @@ func (w *doorWatcher) change() {
 	for _, r := range w.p.Rules() {
 		for _, x := range r.Groups {
 			w.above[r.Head+" "+x.Value] = x.Open // at most as many as were in when the rule changed
+			w.above["pins "+r.Head+" "+x.Value] = x.Pins
 		}
 	}
 }
@@ -249,8 +250,12 @@ func (w *doorWatcher) check(r limits.RuleReport, x limits.GroupReport, privilege
 	if changed {
 		w.above[key] = min(x.Open, was)
 	}
-	if x.MaxPins > 0 && x.Pins > x.MaxPins && r.Head != "name each" { // that one changes: who has a pin keeps it
-		w.d.problem("LIMIT: %q %s: %d of %d pins", r.Rule, x.Value, x.Pins, x.MaxPins)
+	held, changed := w.above["pins "+key] // who has a pin when the rule changes keeps it
+	if most := max(x.MaxPins, held); x.MaxPins > 0 && x.Pins > most {
+		w.d.problem("LIMIT: %q %s: %d of %d pins; there were %d", r.Rule, x.Value, x.Pins, x.MaxPins, held)
+	}
+	if changed {
+		w.above["pins "+key] = min(x.Pins, held)
 	}
 }
 

@@ -290,7 +290,7 @@ func TestAPauseDelaysNotOneReadThatIsUnderWay(t *testing.T) {
 				})
 			}
 			admin := proxytest.Dial(t, p.Addr())
-			for range 2 {
+			for range 5 {
 				time.Sleep(20 * time.Millisecond)
 				expect(t, admin, "CLIENT PAUSE 5000 WRITE", "+OK\r\n")
 				time.Sleep(20 * time.Millisecond)
