@@ -47,7 +47,7 @@ var parameters = []parameter{
 			if n == 0 {
 				n = -1 // Redis says 0 for off
 			}
-			s.keepAlive.Store(n * int64(time.Second))
+			s.setKeepAlive(time.Duration(n) * time.Second)
 		},
 	},
 	{

@@ -32,7 +32,15 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	s.knock(w, c)
 }
 
-// keepAliveOf has the kernel probe a client that stays. Who is refused does not.
+// setKeepAlive has the kernel probe clients that come from now on.
+func (s *Server) setKeepAlive(idle time.Duration) {
+	s.keepAlive.Store(int64(idle))
+	for _, ln := range s.listeners {
+		_ = eventloop.SetKeepAlive(ln, idle) // fails on a closed listener, which nobody comes from
+	}
+}
+
+// keepAliveOf has the kernel probe a client, where it has not been told so already.
 func (s *Server) keepAliveOf(in eventloop.Incoming) { in.KeepAlive(time.Duration(s.keepAlive.Load())) }
 
 // turnsAway returns what a client is told that protected mode refuses; nil: it does not. One that there is no place for

@@ -98,7 +98,6 @@ func New(cfg Config) (*Server, error) {
 		s.gate.SetRule(r, s.started)
 	}
 	s.timeout.Store(int64(cfg.Timeout))
-	s.keepAlive.Store(int64(cfg.TCPKeepAlive))
 	s.maxMemory.Store(cfg.MaxMemoryClients)
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
@@ -118,6 +117,7 @@ func New(cfg Config) (*Server, error) {
 		}
 		s.listeners = append(s.listeners, ln)
 	}
+	s.setKeepAlive(cfg.TCPKeepAlive)
 	return s, nil
 }
 

@@ -48,6 +48,7 @@ type Incoming struct {
 	fd     int
 	tcp    bool           // fd is a TCP socket
 	peer   netip.AddrPort // of a TCP socket
+	local  netip.AddrPort // of a TCP socket, where the listener knows it
 	remote string
 }
 

@@ -46,3 +46,6 @@ func (in Incoming) KeepAlive(idle time.Duration) {
 
 // SetBacklog is not available on this system, which uses its own default.
 func SetBacklog(net.Listener, int) error { return nil }
+
+// SetKeepAlive does nothing on this system, where Incoming.KeepAlive does it.
+func SetKeepAlive(net.Listener, time.Duration) error { return nil }

@@ -7,6 +7,9 @@ import (
 )
 
 func (in Incoming) addrsFD() (local, remote netip.AddrPort) {
+	if in.local.IsValid() {
+		return in.local, in.peer
+	}
 	own, _ := unix.Getsockname(in.fd)
 	return sockaddrPort(own), in.peer
 }

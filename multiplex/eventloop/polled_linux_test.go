@@ -6,6 +6,7 @@ import (
 	"os"
 	"reflect"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -231,9 +232,14 @@ func TestAResetOfAPausedConnectionIsAFailure(t *testing.T) {
 
 func TestAcceptedSocketsAreProbedAsRedisWould(t *testing.T) {
 	r := newRig(t, eventloop.Options{})
-	p, _ := r.pair(nil)
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	if err := eventloop.SetKeepAlive(ln, 300*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	r.listen(ln)
+	r.dial()
+	p := <-r.accepted
 	r.do(func() {
-		p.in.KeepAlive(300e9)
 		for name, want := range map[int]int{unix.TCP_KEEPIDLE: 300, unix.TCP_KEEPINTVL: 100, unix.TCP_KEEPCNT: 3} {
 			if got, err := unix.GetsockoptInt(p.conn.FD(), unix.IPPROTO_TCP, name); got != want || err != nil {
 				t.Errorf("option %d is %d, %v, want %d", name, got, err, want)
@@ -243,6 +249,16 @@ func TestAcceptedSocketsAreProbedAsRedisWould(t *testing.T) {
 			if got, err := unix.GetsockoptInt(p.conn.FD(), level, name); got != 1 || err != nil {
 				t.Errorf("option %d of level %d is %d, %v, want 1", name, level, got, err)
 			}
+		}
+	})
+	if err := eventloop.SetKeepAlive(ln, 0); err != nil {
+		t.Fatal(err)
+	}
+	r.dial()
+	p = <-r.accepted
+	r.do(func() {
+		if got, err := unix.GetsockoptInt(p.conn.FD(), unix.SOL_SOCKET, unix.SO_KEEPALIVE); got != 0 || err != nil {
+			t.Errorf("it is probed, though it was turned off: %d, %v", got, err)
 		}
 	})
 }

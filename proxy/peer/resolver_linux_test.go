@@ -195,6 +195,7 @@ func TestANumberThatHasBeenGivenToAnotherProcessIsNotTakenForTheFirst(t *testing
 		t.Fatal("a process is not remembered")
 	}
 	o.start--
+	o.seen = o.seen.Add(-sameFor)
 	o.Command = "another"
 	if now := r.remember(pid); now == o || now.Command == "another" || len(r.recent) != 1 {
 		t.Errorf("%+v, of %d", now, len(r.recent))

@@ -23,8 +23,13 @@ const (
 type owner struct {
 	Process
 	start uint64
-	fd    int // the descriptor that was found last
+	seen  time.Time // when it was last looked whether it is the same
+	fd    int       // the highest descriptor of those that were found last
 }
+
+// sameFor is for how long a process that has been looked at is taken to be the same: its number is not given out again
+// that soon.
+const sameFor = 50 * time.Millisecond
 
 // guess looks where the next connection of a process is likely to be: at the descriptor that the last one had, if that
 // has been closed, and else at those that follow.
@@ -37,8 +42,16 @@ func (r *Resolver) guess() {
 	for i, pid := range pids {
 		for fd := fds[i]; r.newcomers > 0; fd++ {
 			inode, ok := socketAt(pid, fd)
-			if found := ok && r.found(inode, pid, fd); !found && fd > fds[i] {
+			var o *owner
+			found := false
+			if ok {
+				o, found = r.found(inode, pid)
+			}
+			if !found && fd > fds[i] {
 				break
+			}
+			if o != nil {
+				o.fd = fd
 			}
 		}
 	}
@@ -162,21 +175,32 @@ func (r *Resolver) search(pid, misses int) bool {
 	names, _ := d.Readdirnames(-1) // in ascending order
 	dir := int(d.Fd())
 	var buf [64]byte
+	highest := -1
 	for i := len(names) - 1; i >= 0 && misses > 0 && len(r.wanted) > 0; i-- {
 		n, _ := unix.Readlinkat(dir, names[i], buf[:]) // fails if it has been closed meanwhile
 		inode, ok := socketInode(buf[:max(n, 0)])
-		if fd, _ := strconv.Atoi(names[i]); !ok || !r.found(inode, pid, fd) {
+		var o *owner
+		if ok {
+			o, ok = r.found(inode, pid)
+		}
+		if !ok {
 			misses--
+			continue
+		}
+		fd, _ := strconv.Atoi(names[i])
+		if highest = max(highest, fd); o != nil {
+			o.fd = highest
 		}
 	}
 	return true
 }
 
-// found answers those who want this socket, which a process has. It reports false when nobody does.
-func (r *Resolver) found(inode uint32, pid, fd int) bool {
+// found answers those who want this socket, which a process has. It reports false when nobody does. The process is nil if
+// it has ended.
+func (r *Resolver) found(inode uint32, pid int) (*owner, bool) {
 	l := r.wanted[inode]
 	if l == nil {
-		return false
+		return nil, false
 	}
 	delete(r.wanted, inode)
 	r.newcomers = max(r.newcomers-1, 0)
@@ -184,29 +208,38 @@ func (r *Resolver) found(inode uint32, pid, fd int) bool {
 	o := r.remember(pid)
 	if o == nil {
 		r.answer(l, Process{}, false)
-		return true
+	} else {
+		r.answer(l, o.Process, true)
 	}
-	o.fd = fd
-	r.answer(l, o.Process, true)
-	return true
+	return o, true
 }
 
 // remember puts a process first among those that were found, and returns nil if it has ended. A number that has been
 // given to another process since is told by that one's start.
 func (r *Resolver) remember(pid int) *owner {
-	start, ok := startOf(pid)
+	now := time.Now()
 	i := slices.IndexFunc(r.recent, func(o *owner) bool { return o.PID == pid })
 	var o *owner
-	if ok && i >= 0 && r.recent[i].start == start {
-		o = r.recent[i]
-	} else if p, seen := ByPID(pid); ok && seen {
-		o = &owner{Process: p, start: start}
-	}
 	if i >= 0 {
+		o = r.recent[i]
+		if i == 0 && now.Sub(o.seen) < sameFor {
+			return o
+		}
 		r.recent = slices.Delete(r.recent, i, i+1)
 	}
-	if o == nil {
-		return nil
+	if o == nil || now.Sub(o.seen) >= sameFor {
+		start, ok := startOf(pid)
+		if !ok {
+			return nil
+		}
+		if o == nil || o.start != start {
+			p, seen := ByPID(pid)
+			if !seen {
+				return nil
+			}
+			o = &owner{Process: p, start: start}
+		}
+		o.seen = now
 	}
 	r.recent = slices.Insert(r.recent[:min(len(r.recent), maxRecent-1)], 0, o)
 	return o
