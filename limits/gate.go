@@ -32,6 +32,8 @@ type Gate struct {
 	told     []decision // of whom the holders are to be told when mu is free
 	granted  []func()   // who has got a pin, to be told likewise
 	matching []*group   // kept for its capacity
+	latest   *Bounds    // that a ticket got last
+	changed  Identities // those that Identify is about; in one place, as garbage costs idle clients' memory
 
 	refusals refusalLog
 }
@@ -42,7 +44,7 @@ type Reason string
 // NewGate returns a gate for at most maxclients clients, without further rules. Each source's refusals are reported
 // once an interval.
 func NewGate(maxclients int, interval time.Duration) *Gate {
-	g := &Gate{places: map[string]int{}, known: map[Identities]*who{}, queues: map[*group]struct{}{}, refusals: refusalLog{interval: interval, told: map[Refusal]*refusals{}}}
+	g := &Gate{places: map[string]int{}, known: map[Identities]*who{}, queues: map[*group]struct{}{}, latest: &unbounded, refusals: refusalLog{interval: interval, told: map[Refusal]*refusals{}}}
 	g.tickets.next, g.tickets.prev = &g.tickets, &g.tickets
 	total := &ruleState{Rule: Rule{Total: true}.withDefaults()}
 	g.total = &group{rule: total, max: maxclients}
@@ -124,7 +126,7 @@ func (g *Gate) match(t *Ticket, now time.Time) (wanted []*group) {
 		}
 	}
 	g.matching = matching
-	t.setBounds(bounds)
+	t.setBounds(&bounds)
 	if t.privileged != privileged {
 		t.privileged = privileged
 		if t.inside {

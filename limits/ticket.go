@@ -98,10 +98,16 @@ func isPath(addr string) bool {
 	return err != nil
 }
 
-func (t *Ticket) setBounds(b Bounds) {
-	if *t.Bounds() != b {
-		t.bounds.Store(&b)
+// setBounds changes what the client is allowed. Most tickets share what the one before got.
+func (t *Ticket) setBounds(b *Bounds) {
+	if *t.Bounds() == *b {
+		return
 	}
+	if *t.gate.latest != *b {
+		latest := *b
+		t.gate.latest = &latest
+	}
+	t.bounds.Store(t.gate.latest)
 }
 
 // leaveAllBut takes a ticket out of those of its groups that are not among matching, and returns the others of those.
@@ -127,13 +133,14 @@ func (t *Ticket) Identify(change func(*Identities), now time.Time) TicketState {
 	g := t.gate
 	g.mu.Lock()
 	defer g.unlock()
-	ids := t.who.Identities
-	change(&ids)
+	ids := &g.changed
+	*ids = t.who.Identities
+	change(ids)
 	ids.shorten()
-	if ids == t.who.Identities || t.prev == nil {
+	if *ids == t.who.Identities || t.prev == nil {
 		return t.state
 	}
-	t.become(ids)
+	t.become(*ids)
 	g.rematch(t, now)
 	return t.state
 }

@@ -28,7 +28,7 @@ type Control struct {
 	up      *Upstream
 	budget  *limits.Budget
 	timeout time.Duration
-	jobs    chan job
+	jobs    chan *job
 	stop    chan struct{}
 	done    chan struct{}
 
@@ -70,7 +70,7 @@ var ErrLost = errors.New("upstream connection lost with a command in flight")
 func NewControl(up *Upstream, budget *limits.Budget, timeout time.Duration) *Control {
 	return &Control{
 		up: up, budget: budget, timeout: timeout,
-		jobs: make(chan job, maxJobs), stop: make(chan struct{}), done: make(chan struct{}),
+		jobs: make(chan *job, maxJobs), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
@@ -78,7 +78,7 @@ func NewControl(up *Upstream, budget *limits.Budget, timeout time.Duration) *Con
 // protocol it speaks, and calls done with the reply, from another goroutine. The caller must not change raw. It
 // reports false if too many jobs wait.
 func (c *Control) Check(raw []byte, done func(reply []byte, err error)) bool {
-	return c.submit(job{raw: raw, due: time.Now().Add(c.timeout), done: done})
+	return c.submit(&job{raw: raw, due: time.Now().Add(c.timeout), done: done})
 }
 
 // Do runs a command, which must leave nothing behind on the connection, and calls done with the reply, from another
@@ -86,7 +86,7 @@ func (c *Control) Check(raw []byte, done func(reply []byte, err error)) bool {
 // upstream does not accept whom it is to be run as, and wraps ErrLost if the command may have been run all the same.
 // The caller must not change raw. It reports false if too many jobs wait.
 func (c *Control) Do(as Actor, raw []byte, done func(reply []byte, err error)) bool {
-	return c.submit(job{as: &as, raw: raw, due: time.Now().Add(c.timeout), done: done})
+	return c.submit(&job{as: &as, raw: raw, due: time.Now().Add(c.timeout), done: done})
 }
 
 // Probe finds out whether the upstream would take a command, without having it run: it is queued in a transaction that
@@ -94,10 +94,10 @@ func (c *Control) Do(as Actor, raw []byte, done func(reply []byte, err error)) b
 // if the user may not use transactions: then it is not asked. The command must be one that is queued in a transaction.
 // The caller must not change raw. Probe reports false if too many jobs wait.
 func (c *Control) Probe(as Actor, raw []byte, done func(refusal []byte, err error)) bool {
-	return c.submit(job{as: &as, raw: raw, probe: true, due: time.Now().Add(c.timeout), done: done})
+	return c.submit(&job{as: &as, raw: raw, probe: true, due: time.Now().Add(c.timeout), done: done})
 }
 
-func (c *Control) submit(j job) bool {
+func (c *Control) submit(j *job) bool {
 	select {
 	case c.jobs <- j:
 		return true
@@ -135,7 +135,7 @@ func (c *Control) Stop() {
 	<-c.done
 }
 
-func (c *Control) work(j job) ([]byte, error) {
+func (c *Control) work(j *job) ([]byte, error) {
 	switch {
 	case time.Now().After(j.due):
 		return nil, errNoRoom // it has waited behind others for as long as it may
@@ -187,7 +187,7 @@ func (c *Control) probe(raw []byte) (refusal []byte, err error) {
 	return refusal, nil
 }
 
-func (c *Control) check(j job) ([]byte, error) {
+func (c *Control) check(j *job) ([]byte, error) {
 	for {
 		if c.nc == nil {
 			if err := c.connect(Actor{*c.up.credential(), 2}, j.due); err != nil {

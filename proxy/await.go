@@ -17,12 +17,13 @@ func (s *session) awaitLane(ctx *multiplex.Context) {
 	if s.w.pool.LastError() == nil {
 		patience = max(patience, connectTime) // it is not gone, there is only no connection yet
 	}
-	if s.stuck == 0 {
-		s.stuck = s.w.clock()
+	f := s.ahead()
+	if f.stuck == 0 {
+		f.stuck = s.w.clock()
 	}
-	left := patience - (s.w.clock() - s.stuck)
+	left := patience - (s.w.clock() - f.stuck)
 	if left <= 0 {
-		s.denied, s.deniedByUs = s.unavailable(), true
+		s.denied = &verdict{s.unavailable(), true}
 		s.state = flowing
 		s.wakeDenied()
 		return
@@ -61,7 +62,9 @@ func (s *session) endWait(denied []byte, byUs bool) {
 		return
 	}
 	s.stopWaiting()
-	s.denied, s.deniedByUs = denied, byUs
+	if s.denied = nil; denied != nil {
+		s.denied = &verdict{denied, byUs}
+	}
 	s.wakeDenied()
 }
 
@@ -73,7 +76,7 @@ func (s *session) LaneReady() {
 	// The context stays entered until the session has gone on, so that its lane is not forgotten before.
 	ctx := s.wait.lane
 	ctx.Enter()
-	s.stuck = 0
+	s.ahead().stuck = 0
 	s.endWait(nil, false)
 	s.w.deferred = append(s.w.deferred, ctx)
 }
@@ -121,7 +124,7 @@ func (s *session) awaitPin(c command, wt *waiting) {
 // denyPin answers a command for which no connection came free in time.
 func (s *session) denyPin(c command) bool {
 	s.w.counters.poolTimeouts.Add(1)
-	s.denied, s.deniedByUs = replyFull, true
+	s.denied = &verdict{replyFull, true}
 	return s.deny(c)
 }
 

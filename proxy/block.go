@@ -29,7 +29,7 @@ func (s *session) startTransaction(c command, rest []byte) bool {
 	if tx.scripts && !link.CanEcho() {
 		return s.onNewPin(c)
 	}
-	s.block, s.blockScript = tx.n, tx.scripts
+	s.block, s.blockScript = int32(tx.n), tx.scripts
 	s.submit(link, c, nil)
 	return true
 }

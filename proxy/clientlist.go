@@ -234,7 +234,7 @@ func (s *session) appendNumber(b []byte, key string) []byte {
 	case "qbuf-free":
 		n = cap(s.in) - len(s.in)
 	case "oll":
-		n = len(s.out.pieces)
+		n = s.out.count()
 	case "omem":
 		n = s.out.size
 	case "tot-mem":

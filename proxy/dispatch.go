@@ -179,19 +179,19 @@ func (s *session) deny(c command) bool {
 		s.state = barred
 		return false
 	}
-	line := s.denied
+	denied := s.denied
 	s.denied = nil
 	switch c.row.how {
 	case selectDB, auth, hello, noTouch, readOnly:
-		if !s.deniedByUs {
+		if !denied.byUs {
 			break
 		}
 		fallthrough
 	case multi, watch:
-		s.condemn(line)
+		s.condemn(denied.line)
 		return true
 	}
-	s.answer(line)
+	s.answer(denied.line)
 	return true
 }
 
@@ -276,7 +276,7 @@ func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special)
 	}
 	s.inFlight++
 	s.inFlightBytes += len(raw)
-	if s.block == 0 && (s.inFlight >= s.mostInFlight() || s.inFlightBytes >= maxInFlightBytes) {
+	if s.block == 0 && (int(s.inFlight) >= s.mostInFlight() || s.inFlightBytes >= maxInFlightBytes) {
 		s.state = barred
 	}
 }

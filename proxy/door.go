@@ -21,7 +21,7 @@ type caller struct {
 	remote string // its address, as CLIENT LIST shows it
 
 	onHost  bool         // a TCP client of this host, whose process may be found
-	process peer.Process // where it is known already
+	process *peer.Process // where it is known already; or nil
 
 	// The two ends of such a client's connection. They are asked for before it is attached, and only if they are needed:
 	// most who are refused cost as little as can be.
@@ -47,9 +47,8 @@ func (s *Server) call(in eventloop.Incoming, listener string) caller {
 		return c
 	}
 	c.ids[limits.ByAddr] = strings.TrimSuffix(c.remote, ":0")
-	if p, ok := s.processOf(in.PeerPID()); ok {
-		c.process = p
-		identifyProcess(&c.ids, p)
+	if c.process = s.processOf(in.PeerPID()); c.process != nil {
+		identifyProcess(&c.ids, c.process)
 	}
 	return c
 }

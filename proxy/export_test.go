@@ -85,7 +85,7 @@ func FindProcess(s *Server, remote string, p peer.Process) {
 	s.onAll(func(w *worker) {
 		for x := range w.all {
 			if x.remote == remote {
-				x.found(p)
+				x.found(&p)
 			}
 		}
 	}).Wait()

@@ -96,15 +96,15 @@ func (s *Server) tellRefused(t *limits.Ticket, c caller) {
 	if !s.gate.Tell(r, time.Now()) {
 		return
 	}
-	done := func(p peer.Process, ok bool) {
-		if ok {
+	done := func(p *peer.Process) {
+		if p != nil {
 			s.log(r, c.remote, "pid", p.PID, "process", p.Executable, "command_line", p.Command, "container", p.Container)
 		} else {
 			s.log(r, c.remote)
 		}
 	}
 	if c.ends(); !c.peer.IsValid() || !s.resolver.Lookup(c.local, c.peer, done) {
-		done(c.process, c.process.PID != 0)
+		done(c.process)
 	}
 }
 

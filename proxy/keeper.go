@@ -70,7 +70,7 @@ func (s *Server) look() {
 func (s *session) facts() limits.ClientFacts {
 	now := s.w.clock()
 	f := limits.ClientFacts{
-		ID: s.id, Identities: s.ticket.Identities(), Remote: s.remote, Command: s.process.Value().Command,
+		ID: s.id, Identities: s.ticket.Identities(), Remote: s.remote, Command: s.commandLine(),
 		Age: now - s.created, Idle: now - s.used, Commands: s.doings(), InUse: s.inUse(), Subscribed: s.isSubscribed(),
 	}
 	f.Last = s.lastCommand()
@@ -80,7 +80,7 @@ func (s *session) facts() limits.ClientFacts {
 // usage is what the ledger is told of a client that goes.
 func (s *session) usage() limits.Usage {
 	return limits.Usage{
-		Commands: s.doings(), Age: s.w.clock() - s.created, Command: s.process.Value().Command, Last: s.lastCommand(),
+		Commands: s.doings(), Age: s.w.clock() - s.created, Command: s.commandLine(), Last: s.lastCommand(),
 	}
 }
 

@@ -62,7 +62,7 @@ func (s *session) cut(err error) {
 		return
 	}
 	if s.refused && s.doom != nil && s.pin != nil && s.pin.blocking && !s.midway() { // it was ended by expel
-		s.write(s.doom)
+		s.write(s.doom.line)
 		s.leave()
 		return
 	}
@@ -78,7 +78,7 @@ func (s *session) Gone() bool { return s.state == gone }
 
 // condemn ends the session with a last word, once what is in flight has been answered.
 func (s *session) condemn(word []byte) {
-	s.doom, s.in, s.partial, s.state = word, nil, nil, barred
+	s.doom, s.in, s.partial, s.state = &verdict{word, true}, nil, nil, barred
 	s.conn.ReadInto(nil)
 	s.inPlace = false
 	s.settle()

@@ -8,9 +8,17 @@ import (
 
 // outbox holds what a client has not taken yet. A client that keeps up has an empty one, which owns nothing.
 type outbox struct {
-	pieces [][]byte
+	pieces *[][]byte // nil: none
 	size   int
 	over   int64 // since when size has been above the soft limit, in nanoseconds; 0: it is not
+}
+
+// count is how many pieces there are.
+func (o *outbox) count() int {
+	if o.pieces == nil {
+		return 0
+	}
+	return len(*o.pieces)
 }
 
 // exceeds reports whether what is kept is above a limit: above the hard one, or for too long above the soft one. Size is
@@ -35,31 +43,36 @@ const outboxPiece = 16 << 10
 // add appends a copy of b.
 func (o *outbox) add(b []byte) {
 	o.size += len(b)
-	if n := len(o.pieces); n > 0 {
-		tail := &o.pieces[n-1]
+	if o.pieces == nil {
+		o.pieces = &[][]byte{}
+	}
+	pieces := *o.pieces
+	if n := len(pieces); n > 0 {
+		tail := &pieces[n-1]
 		k := min(cap(*tail)-len(*tail), len(b))
 		*tail = append(*tail, b[:k]...)
 		b = b[k:]
 	}
 	if len(b) > 0 {
-		o.pieces = append(o.pieces, append(make([]byte, 0, max(outboxPiece, len(b))), b...))
+		*o.pieces = append(pieces, append(make([]byte, 0, max(outboxPiece, len(b))), b...))
 	}
 }
 
 // flush writes as much as the connection takes.
 func (o *outbox) flush(c *eventloop.Conn) error {
-	for len(o.pieces) > 0 {
-		n, err := c.Write(o.pieces[0])
+	for o.count() > 0 {
+		pieces := *o.pieces
+		n, err := c.Write(pieces[0])
 		o.size -= n
 		if err != nil {
 			return err
 		}
-		if n < len(o.pieces[0]) {
-			o.pieces[0] = o.pieces[0][n:]
+		if n < len(pieces[0]) {
+			pieces[0] = pieces[0][n:]
 			return nil
 		}
-		o.pieces[0] = nil
-		o.pieces = o.pieces[1:]
+		pieces[0] = nil
+		*o.pieces = pieces[1:]
 	}
 	o.pieces, o.over = nil, 0
 	return nil

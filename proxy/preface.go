@@ -93,7 +93,7 @@ func (c *caller) become(source netip.AddrPort) {
 	c.remote = source.String()
 	c.ids[limits.ByAddr] = source.Addr().String()
 	c.ids[limits.ByPID], c.ids[limits.ByProcess], c.ids[limits.ByContainer] = "", "", "" // those are the proxy's
-	c.onHost, c.process = false, peer.Process{}
+	c.onHost, c.process = false, nil
 }
 
 // EOF implements eventloop.Handler: a health check that only connects.

@@ -52,8 +52,8 @@ func (s *session) redirect(c command) (raw []byte, to redirection, ready bool) {
 	if at == 0 {
 		return c.Bytes(), redirection{}, true
 	}
-	if to := s.redirects; to != nil && to.client == id {
-		s.redirects = nil
+	if to := s.ahead().redirects; to != nil && to.client == id {
+		s.front.redirects = nil
 		args := make([][]byte, c.Len())
 		for i := range args {
 			args[i] = c.Arg(i)
@@ -74,13 +74,13 @@ func (s *session) redirect(c command) (raw []byte, to redirection, ready bool) {
 		return true
 	}, func(refusal []byte, _ error) {
 		if refusal != nil {
-			s.denied, s.deniedByUs = refusal, true
+			s.denied = &verdict{refusal, true}
 			if s.pin != nil {
 				s.pin.fresh = false // it is not for this command any more
 			}
 			return
 		}
-		s.redirects = &redirection{id, found}
+		s.ahead().redirects = &redirection{id, found}
 	})
 	return nil, redirection{}, false
 }

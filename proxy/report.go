@@ -216,7 +216,7 @@ func (s *session) report() ClientReport {
 		PID: ids[limits.ByPID], Process: ids[limits.ByProcess], Container: ids[limits.ByContainer],
 		State: s.state.String(), Pin: s.pinReason(), LastCommand: last,
 		Age: now - s.created, Idle: now - s.active, DB: s.db(), RESP: int(s.protocol()),
-		Commands: s.commands, InFlight: s.inFlight, QueryBuffer: len(s.in), OutputBuffer: s.out.size,
+		Commands: s.commands, InFlight: int(s.inFlight), QueryBuffer: len(s.in), OutputBuffer: s.out.size,
 		Received: s.received, Sent: s.sent,
 	}
 	if r.LastCommand == "NULL" {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"time"
-	"unique"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
@@ -75,50 +74,69 @@ type session struct {
 	relaying    bool      // commands are passed on as they come, and replies too
 	inLent      bool      // a link owns the memory under in
 	inPlace     bool      // the next read lands in the spare capacity of in
-	deniedByUs  bool      // denied is the proxy's own word, not the upstream's
 	blockScript bool      // one of the commands that block counts is a script
 	muted       bool      // an error to the SUBSCRIBE in flight is not to be told
 	replyOff    bool
 	skipNext    bool
-	noEvict     bool // CLIENT NO-EVICT ON
-	killed      bool // goes once it has been answered
-	limited     bool // a rule may have no room for it
-	refused     bool // a rule has none
-	toldRefused bool // and it has been told so
-	pinTaken    bool // a pin is counted by the rules
+	noEvict     bool   // CLIENT NO-EVICT ON
+	killed      bool   // goes once it has been answered
+	limited     bool   // a rule may have no room for it
+	refused     bool   // a rule has none
+	toldRefused bool   // and it has been told so
+	pinTaken    bool   // a pin is counted by the rules
+	signs       uint32 // of life, among its commands
 
 	in      []byte
 	partial *resp.Reader
-	stuck   time.Duration // since when the input waits for the upstream; zero: it does not
 	out     outbox
 
-	weight        int // of its buffers, as the server's clientMemory has it
-	inFlight      int
+	weight        int   // of its buffers, as the server's clientMemory has it
+	inFlight      int32 // commands
+	block         int32 // commands of a transaction that follow, all in hand
 	inFlightBytes int
 	ticket        *limits.Ticket
 	ctx           *multiplex.Context
-	moving        *multiplex.Context // where it is about to move; entered
-	link          *multiplex.Link    // the lane of what is in flight
+	link          *multiplex.Link // the lane of what is in flight
 	pin           *pin
 	wait          *waiting
-	denied        []byte          // what the command at the front of the input is to be answered
+	front         *front          // nil: nothing is known
+	denied        *verdict        // what the command at the front of the input is to be answered
 	acks          *multiplex.Link // the former lane on which WAIT waits
-	doom          []byte          // what the client is told once nothing is in flight, before it goes
-	block         int             // commands of a transaction that follow, all in hand
+	doom          *verdict        // what the client is told once nothing is in flight, before it goes
 	subs          *subscriber     // nil if the client has never subscribed, nor tracked keys
-	redirects     *redirection    // of the CLIENT TRACKING at the front of the input, once it is known
 	tracks        *trackingTable  // of its context, if that tracks what is read
 	who           *identity
 
 	// What CLIENT LIST tells of it. Owned by the loop.
 	active   time.Duration // when it last sent something, or was sent something
 	used     time.Duration // when it last sent a command that is no sign of life, or connected
-	process  unique.Handle[peer.Process]
-	last     *row   // of its last command
-	signs    uint32 // of life, among its commands
+	process  *peer.Process // nil: not known
+	last     *row // of its last command
 	commands uint64
 	received uint64 // bytes
 	sent     uint64 // bytes
+}
+
+// verdict is what a client is told in the place of an answer.
+type verdict struct {
+	line []byte
+	byUs bool // it is the proxy's own word, not the upstream's
+}
+
+// front is what has been found out for the command at the front of the input, where that has to wait. Most sessions have
+// none, and so it is apart.
+type front struct {
+	stuck     time.Duration      // since when it waits for the upstream; zero: it does not
+	moving    *multiplex.Context // where the session is about to move; entered
+	redirects *redirection       // of a CLIENT TRACKING, once it is known
+}
+
+// ahead returns the session's front, to be written to.
+func (s *session) ahead() *front {
+	if s.front == nil {
+		s.front = &front{}
+	}
+	return s.front
 }
 
 // identity is what a client has said of itself.
@@ -156,8 +174,8 @@ func (w *waiting) queued() bool {
 func (s *session) Data(b []byte) {
 	s.active = s.w.clock()
 	s.received += uint64(len(b))
-	if len(s.in) == 0 {
-		s.stuck = 0
+	if s.front != nil && len(s.in) == 0 {
+		s.front.stuck = 0
 	}
 	switch {
 	case s.state >= leaving, s.doom != nil:
@@ -321,7 +339,7 @@ func (s *session) Writable() {
 
 // Reply implements multiplex.Client.
 func (s *session) Reply(b []byte, done int) {
-	s.inFlight -= done
+	s.inFlight -= int32(done)
 	if done == 0 && s.pin != nil && s.pin.redirect.inbox != 0 && bytes.HasPrefix(b, []byte(redirectionBroken)) {
 		b = s.pin.redirectReply(b) // it may be the end of the redirection
 	}
@@ -383,7 +401,7 @@ func (s *session) settle() {
 	}
 	switch {
 	case s.doom != nil:
-		s.write(s.doom)
+		s.write(s.doom.line)
 		s.leave()
 	case s.state == paused && (s.eof || s.w.stopping):
 		s.flushAndClose()

@@ -98,7 +98,7 @@ func (s *session) awaitHub(h *hub) bool {
 	case h.request.Queued() && s.w.cfg.PoolTimeout == 0:
 		h.settle()
 		s.w.counters.poolTimeouts.Add(1)
-		s.denied, s.deniedByUs = replyFull, true
+		s.denied = &verdict{replyFull, true}
 		return false
 	}
 	h.waiting[s] = struct{}{}
@@ -271,8 +271,10 @@ func (s *session) midway() bool {
 // releaseHeld lets go of the messages that waited for the end of a reply.
 func (s *session) releaseHeld() {
 	held := &s.subs.held
-	for _, piece := range held.pieces {
-		s.out.add(piece)
+	if held.pieces != nil {
+		for _, piece := range *held.pieces {
+			s.out.add(piece)
+		}
 	}
 	*held = outbox{}
 	s.flushLater()

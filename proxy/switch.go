@@ -50,7 +50,7 @@ func (s *session) switchTo(c command, key multiplex.Key) bool {
 		target.Leave()
 		return false
 	}
-	s.moving = target
+	s.ahead().moving = target
 	c.row = switchRow
 	s.submit(link, c, s.collect(func(reply []byte) []byte {
 		if bytes.Equal(reply, replyOK) && s.state != gone {
@@ -65,9 +65,9 @@ func (s *session) switchTo(c command, key multiplex.Key) bool {
 
 // dropMoving lets go of the context that the session was about to move to.
 func (s *session) dropMoving() {
-	if s.moving != nil {
-		s.moving.Leave()
-		s.moving = nil
+	if f := s.front; f != nil && f.moving != nil {
+		f.moving.Leave()
+		f.moving = nil
 	}
 }
 

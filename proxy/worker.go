@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
-	"unique"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
@@ -203,7 +202,7 @@ func (w *worker) newSession(c *caller, t *limits.Ticket) *session {
 	now := w.clock()
 	s := &session{
 		w: w, id: w.ids.Add(1), remote: c.remote, ticket: t, created: now, active: now, used: now,
-		process: unique.Make(c.process),
+		process: c.process,
 	}
 	t.Hold(s)
 	return s

@@ -38,7 +38,7 @@ type Conn struct {
 	eof       bool
 	closed    bool
 
-	into []byte
+	into *[]byte // nil: the loop's own buffer
 }
 
 // Incoming is a connection that has been accepted and belongs to no loop yet. Whoever receives it passes it to
@@ -100,10 +100,15 @@ func (c *Conn) Closed() bool { return c.closed }
 // values, which are not copied then. Data is called with the part of buf that a read has filled, and sets what comes
 // next. Nil ends it, and so does a buf without room.
 func (c *Conn) ReadInto(buf []byte) {
-	if len(buf) == 0 {
-		buf = nil
+	switch {
+	case len(buf) == 0:
+		c.into = nil
+	case c.into == nil:
+		into := buf // a variable that is made in this case alone
+		c.into = &into
+	default:
+		*c.into = buf
 	}
-	c.into = buf
 }
 
 // Write writes as much of b as can be written without waiting and returns how much that was. If it was less than

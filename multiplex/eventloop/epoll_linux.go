@@ -202,7 +202,7 @@ func (c *Conn) updateInterest() {
 func (c *Conn) readFD() {
 	buf := c.loop.buf
 	if c.into != nil {
-		buf = c.into
+		buf = *c.into
 	}
 	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(c.fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
 	switch {

@@ -80,7 +80,7 @@ func (s *stream) deliver() {
 	for len(s.piece) > 0 && !c.closed && !c.paused {
 		b := s.piece
 		if c.into != nil {
-			b = c.into[:copy(c.into, b)]
+			b = (*c.into)[:copy(*c.into, b)]
 		}
 		s.piece = s.piece[len(b):]
 		c.h.Data(b)

@@ -158,7 +158,12 @@ func (r *Resolver) lookup(tb testing.TB, nc net.Conn) chan answer {
 	tb.Helper()
 	c := make(chan answer, 1)
 	if !r.Lookup(nc.LocalAddr().(*net.TCPAddr).AddrPort(), nc.RemoteAddr().(*net.TCPAddr).AddrPort(),
-		func(p Process, ok bool) { c <- answer{p, ok} }) {
+		func(p *Process) {
+			if p == nil {
+				p = &Process{}
+			}
+			c <- answer{*p, p.PID != 0}
+		}) {
 		tb.Fatal("it was not asked")
 	}
 	return c

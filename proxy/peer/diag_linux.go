@@ -53,7 +53,7 @@ func openDiag() (*diag, error) {
 }
 
 func newDiag() (*diag, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
@@ -86,7 +86,7 @@ func (d *diag) inode(e ends) (uint32, error) {
 	return 0, nil
 }
 
-// ask sends one question and returns the first message of the answer, which is there when sendto returns.
+// ask sends one question and returns the first message of the answer, which is there when the question has been written.
 func (d *diag) ask(family uint8, flags uint16, states uint32, e ends) (kind uint16, msg []byte, err error) {
 	d.seq++
 	q := d.buf[:sizeHeader+sizeRequest]
@@ -105,15 +105,15 @@ func (d *diag) ask(family uint8, flags uint16, states uint32, e ends) (kind uint
 	putAddr(r[28:44], family, e.other.Addr())
 	ne.PutUint32(r[48:], noCookie)
 	ne.PutUint32(r[52:], noCookie)
-	if err := unix.Sendto(d.fd, q, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, nil, os.NewSyscallError("sendto", err)
+	if _, err := unix.Write(d.fd, q); err != nil { // a socket that is not connected writes to the kernel
+		return 0, nil, os.NewSyscallError("write", err)
 	}
 	for {
-		n, _, err := unix.Recvfrom(d.fd, d.buf[:], unix.MSG_DONTWAIT)
+		n, err := unix.Read(d.fd, d.buf[:])
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return 0, nil, os.NewSyscallError("recvfrom", err)
+			return 0, nil, os.NewSyscallError("read", err)
 		case n < sizeHeader:
 			return 0, nil, errNoDiag
 		case ne.Uint32(d.buf[8:]) == d.seq: // others answer a question that was given up

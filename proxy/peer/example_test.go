@@ -36,7 +36,7 @@ func ExampleResolver() {
 	go r.Run()
 	defer r.Stop()
 	local, remote := netip.MustParseAddrPort("10.0.0.1:6379"), netip.MustParseAddrPort("10.0.0.9:56324")
-	if !r.Lookup(local, remote, func(p peer.Process, ok bool) { fmt.Println(p.Command, ok) }) {
+	if !r.Lookup(local, remote, func(p *peer.Process) { fmt.Println(p) }) {
 		fmt.Println("is on another host")
 	}
 	// Output: is on another host

@@ -46,6 +46,7 @@ type Resolver struct {
 	recent    []*owner
 	scans     int // searches of all processes
 	hits      int // sockets found
+	timer     *time.Timer
 	asks      pace
 	near      pace
 	full      pace
@@ -54,7 +55,7 @@ type Resolver struct {
 // lookup is a question for a process.
 type lookup struct {
 	ends  ends
-	done  func(Process, bool)
+	done  func(*Process)
 	inode uint32
 	scan  int     // the first search that covers all processes for it
 	next  *lookup // the same question, asked again
@@ -80,6 +81,7 @@ func NewResolver() *Resolver {
 		wakeup: make(chan struct{}, 1),
 		ended:  make(chan struct{}),
 		wanted: map[uint32]*lookup{},
+		timer:  time.NewTimer(0),
 		asks:   pace{times: 4},
 		near:   pace{times: 4},
 		full:   pace{times: 9, least: scanRest},
@@ -123,8 +125,9 @@ func (r *Resolver) Stop() {
 
 // Lookup asks for the process that owns the other end of the connection with these addresses. It never blocks. It
 // reports false when there will be no answer: the other end is on another host, or too many lookups wait. Otherwise
-// done is called on the Resolver's goroutine, which it must not hold up, with false if nobody was found.
-func (r *Resolver) Lookup(local, remote netip.AddrPort, done func(Process, bool)) bool {
+// done is called on the Resolver's goroutine, which it must not hold up, with nil if nobody was found. Clients of one process
+// get the same Process, which is not to be changed.
+func (r *Resolver) Lookup(local, remote netip.AddrPort, done func(*Process)) bool {
 	local, remote = unmap(local), unmap(remote)
 	if !onThisHost(local.Addr(), remote.Addr()) {
 		return false
@@ -153,9 +156,8 @@ func (r *Resolver) wake() {
 func (r *Resolver) wait() bool {
 	var due <-chan time.Time
 	if at, ok := r.nextAt(); ok {
-		t := time.NewTimer(time.Until(at))
-		defer t.Stop()
-		due = t.C
+		r.timer.Reset(time.Until(at))
+		due = r.timer.C
 	}
 	select {
 	case <-r.wakeup:
@@ -241,7 +243,7 @@ func (r *Resolver) askTables() {
 // want notes that the owner of an inode is wanted.
 func (r *Resolver) want(l *lookup, inode uint32) {
 	if inode == 0 {
-		r.answer(l, Process{}, false)
+		r.answer(l, nil)
 		return
 	}
 	l.inode, l.scan, l.next = inode, r.scans+1, r.wanted[inode]
@@ -250,11 +252,11 @@ func (r *Resolver) want(l *lookup, inode uint32) {
 }
 
 // answer gives the answer to a lookup, and to those that ask the same.
-func (r *Resolver) answer(l *lookup, p Process, ok bool) {
+func (r *Resolver) answer(l *lookup, p *Process) {
 	for ; l != nil; l = l.next {
 		r.mu.Lock()
 		r.open--
 		r.mu.Unlock()
-		l.done(p, ok)
+		l.done(p)
 	}
 }

@@ -141,7 +141,7 @@ func TestAClientOfAnotherHostIsNotLookedUp(t *testing.T) {
 		{"10.0.0.1:6379", "10.0.0.2:4242"}, {"[fd00::1]:6379", "[fd00::2]:4242"}, {"[::1]:6379", "127.0.0.1:4242"},
 	} {
 		local, remote := netip.MustParseAddrPort(ends[0]), netip.MustParseAddrPort(ends[1])
-		if r.Lookup(local, remote, func(Process, bool) { t.Error("it was") }) {
+		if r.Lookup(local, remote, func(*Process) { t.Error("it was") }) {
 			t.Errorf("%s is taken for one of this host", remote)
 		}
 	}
@@ -156,7 +156,7 @@ func TestLookupsBeyondTheBoundAreRefusedAndLaterOnesAreNot(t *testing.T) {
 	var wg sync.WaitGroup
 	for range maxLookups {
 		wg.Add(1)
-		if !r.Lookup(a, a, func(Process, bool) { wg.Done() }) {
+		if !r.Lookup(a, a, func(*Process) { wg.Done() }) {
 			t.Fatal("one within the bound is refused")
 		}
 	}
@@ -167,7 +167,7 @@ func TestLookupsBeyondTheBoundAreRefusedAndLaterOnesAreNot(t *testing.T) {
 	defer r.Stop()
 	wg.Wait()
 	answered := make(chan bool, 1)
-	if !r.Lookup(a, a, func(_ Process, ok bool) { answered <- ok }) || <-answered {
+	if !r.Lookup(a, a, func(p *Process) { answered <- p != nil }) || <-answered {
 		t.Error("there is no room when all have been answered")
 	}
 }
@@ -202,7 +202,7 @@ func TestANumberThatHasBeenGivenToAnotherProcessIsNotTakenForTheFirst(t *testing
 	}
 	r.recent = append(r.recent, &owner{Process: Process{PID: 1 << 30}})
 	r.newcomers = 1
-	r.wanted[1] = &lookup{done: func(Process, bool) {}}
+	r.wanted[1] = &lookup{done: func(*Process) {}}
 	r.searchRecent()
 	if len(r.recent) != 1 {
 		t.Error("a process that has ended is remembered")
@@ -215,8 +215,8 @@ func TestThoseWhoCannotBeFoundAreSearchedForLessAndLess(t *testing.T) {
 	defer r.Stop()
 	for range 8 {
 		missed := 0
-		r.want(&lookup{done: func(_ Process, ok bool) {
-			if !ok {
+		r.want(&lookup{done: func(p *Process) {
+			if p == nil {
 				missed++
 			}
 		}}, 1) // an inode that no socket has

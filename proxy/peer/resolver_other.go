@@ -23,4 +23,4 @@ func (r *Resolver) Run() { <-r.stop }
 func (r *Resolver) Stop() { r.once.Do(func() { close(r.stop) }) }
 
 // Lookup reports false: there will be no answer.
-func (r *Resolver) Lookup(_, _ netip.AddrPort, _ func(Process, bool)) bool { return false }
+func (r *Resolver) Lookup(_, _ netip.AddrPort, _ func(*Process)) bool { return false }

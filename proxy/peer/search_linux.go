@@ -118,7 +118,7 @@ func (r *Resolver) searchAll() {
 		if l.scan <= r.scans {
 			missed = true
 			delete(r.wanted, inode)
-			r.answer(l, Process{}, false)
+			r.answer(l, nil)
 		}
 	}
 	switch {
@@ -138,7 +138,7 @@ func (r *Resolver) dropEnded() {
 		}
 		if now, err := r.diag.inode(l.ends); err == nil && now != inode {
 			delete(r.wanted, inode)
-			r.answer(l, Process{}, false)
+			r.answer(l, nil)
 		}
 	}
 }
@@ -207,9 +207,9 @@ func (r *Resolver) found(inode uint32, pid int) (*owner, bool) {
 	r.hits++
 	o := r.remember(pid)
 	if o == nil {
-		r.answer(l, Process{}, false)
+		r.answer(l, nil)
 	} else {
-		r.answer(l, o.Process, true)
+		r.answer(l, &o.Process)
 	}
 	return o, true
 }

@@ -112,7 +112,7 @@ func BenchmarkSearch(b *testing.B) { // of all processes, for one socket that no
 	defer r.Stop()
 	withoutDiag(r)
 	for b.Loop() {
-		r.want(&lookup{done: func(Process, bool) {}}, 1)
+		r.want(&lookup{done: func(*Process) {}}, 1)
 		r.searchAll()
 	}
 }
