@@ -22,3 +22,10 @@ func newFanDriver(*session, job) driver   { return loopDriver{} }
 func (loopDriver) start(context.Context) error                       { return errNoLoop }
 func (loopDriver) run(context.Context, time.Duration) (tally, error) { return tally{}, errNoLoop }
 func (loopDriver) stop()                                             {}
+
+// knocker is of the raw client, too.
+type knocker struct{ knocks, told, notTold, leftOut int64 }
+
+func newKnocker(*session, target) (*knocker, error) { return nil, errNoLoop }
+
+func (*knocker) run(context.Context, time.Duration) error { return errNoLoop }

@@ -20,7 +20,7 @@ type caller struct {
 	ids    limits.Identities
 	remote string // its address, as CLIENT LIST shows it
 
-	onHost  bool         // a TCP client of this host, whose process may be found
+	onHost  bool          // a TCP client of this host, whose process may be found
 	process *peer.Process // where it is known already; or nil
 
 	// The two ends of such a client's connection. They are asked for before it is attached, and only if they are needed:
@@ -83,15 +83,19 @@ func (s *Server) knock(w *worker, c *caller) {
 	default:
 		s.tellRefused(t, *c)
 		t.Leave(now)
+		if w == s.workers[0] {
+			w.refuse(c, replyFull)
+			break
+		}
 		mine := *c
-		s.hand(w, func() { w.refuse(mine, replyFull) }, c.in)
+		s.hand(w, func() { w.refuse(&mine, replyFull) }, c.in)
 	}
 }
 
 // knockWith decides on a client whose connection is on w's loop already. Heard is what it has said.
 func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []byte) {
 	if text := s.turnsAway(&c); text != nil {
-		w.refuseConn(conn, c, text, heard)
+		w.refuseConn(conn, &c, text, heard)
 		return
 	}
 	d := &door{w: w, caller: c, conn: conn, heard: heard}
@@ -112,7 +116,7 @@ func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []by
 	default:
 		s.tellRefused(d.ticket, c)
 		d.ticket.Leave(now)
-		w.refuseConn(conn, c, replyFull, heard)
+		w.refuseConn(conn, &c, replyFull, heard)
 	}
 }
 
@@ -133,7 +137,7 @@ type door struct {
 
 // open has the client wait on its loop.
 func (d *door) open() {
-	conn, err := d.w.loop.Attach(d.in, d)
+	conn, err := d.w.loop.AttachAside(d.in, d)
 	if err != nil {
 		d.ticket.Leave(d.w.loop.Now())
 		return
@@ -182,7 +186,7 @@ func (d *door) turnAway() {
 	d.w.srv.tellRefused(d.ticket, d.caller)
 	d.leave()
 	d.conn.ResumeRead()
-	d.w.refuseConn(d.conn, d.caller, replyFull, d.heard)
+	d.w.refuseConn(d.conn, &d.caller, replyFull, d.heard)
 }
 
 func (d *door) end() {

@@ -26,7 +26,7 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	}
 	if text := s.turnsAway(c); text != nil {
 		mine := *c
-		s.hand(w, func() { w.refuse(mine, text) }, in)
+		s.hand(w, func() { w.refuse(&mine, text) }, in)
 		return
 	}
 	s.knock(w, c)

@@ -102,7 +102,7 @@ func (s *session) leave() {
 // linger says goodbye: it shuts the write side and drains what still comes for a moment, so that the last word
 // arrives.
 func (s *session) linger() {
-	if s.eof || !s.w.startLinger(s.conn) {
+	if s.eof || !s.w.startLinger(s.conn, nil) {
 		s.close()
 		return
 	}

@@ -5,7 +5,6 @@ import (
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
-	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
 const (
@@ -29,10 +28,11 @@ const (
 
 // refuse tells a client that it is not let in, and why, in a way that its library will show: the text is the reply to the
 // client's first command, or comes after a short grace, and the connection is not closed under what the client
-// still sends. (Redis writes at accept and closes; a client that writes before it reads gets a reset.)
-func (w *worker) refuse(c caller, text []byte) {
-	r := &refusal{w: w, caller: c, text: text}
-	conn, err := w.loop.Attach(c.in, r)
+// still sends. (Redis writes at accept and closes; a client that writes before it reads gets a reset.) C is valid during the
+// call only.
+func (w *worker) refuse(c *caller, text []byte) {
+	r := w.newRefusal(c, text)
+	conn, err := w.loop.AttachAside(c.in, r)
 	if err != nil {
 		return
 	}
@@ -40,12 +40,39 @@ func (w *worker) refuse(c caller, text []byte) {
 }
 
 // refuseConn does so with a client that has waited for a place, and has said something meanwhile.
-func (w *worker) refuseConn(conn *eventloop.Conn, c caller, text, heard []byte) {
-	r := &refusal{w: w, caller: c, text: text}
+func (w *worker) refuseConn(conn *eventloop.Conn, c *caller, text, heard []byte) {
+	r := w.newRefusal(c, text)
 	conn.SetHandler(r)
 	if r.begin(conn) && len(heard) > 0 {
 		r.Data(heard)
 	}
+}
+
+// refusal is a client that was not let in and has not been told yet, or is being told. In a storm there are thousands a
+// second: it is small.
+type refusal struct {
+	w     *worker
+	text  []byte
+	conn  *eventloop.Conn
+	timer *eventloop.Timer
+	hope  *hope // nil: there is none
+	in    []byte
+	gone  bool
+	spoke bool // has said HELLO, and is answered command by command
+}
+
+// hope is that a client that was not let in may turn out to be one for whom there is a place.
+type hope struct {
+	caller
+	peek peek
+}
+
+func (w *worker) newRefusal(c *caller, text []byte) *refusal {
+	r := &refusal{w: w, text: text}
+	if !c.outsider && w.srv.gate.Reserves() {
+		r.hope = &hope{caller: *c}
+	}
+	return r
 }
 
 // begin waits for the client's first command, or reports false: it has been told at once, and closed.
@@ -61,29 +88,19 @@ func (r *refusal) begin(conn *eventloop.Conn) bool {
 	return true
 }
 
-// refusal is a client that was not let in and has not been told yet, or is being told.
-type refusal struct {
-	caller
-	w      *worker
-	text   []byte
-	peek   peek // it may be one for whom there is a place
-	gone   bool
-	conn   *eventloop.Conn
-	timer  *eventloop.Timer
-	spoke  bool // has said HELLO, and is answered command by command
-	in     []byte
-	reader resp.Reader
-}
-
 // tell writes the text and says goodbye.
 func (r *refusal) tell() {
-	_, err := r.conn.Write(r.text)
-	r.leave(err)
+	r.end()
+	if !r.w.startLinger(r.conn, r.text) {
+		_, _ = r.conn.Write(r.text) // as in begin
+		r.conn.Close()
+	}
 }
 
-func (r *refusal) leave(err error) {
+// leave says goodbye to a client that has been told.
+func (r *refusal) leave() {
 	r.end()
-	if err != nil || !r.w.startLinger(r.conn) {
+	if !r.w.startLinger(r.conn, nil) {
 		r.conn.Close()
 	}
 }
@@ -98,13 +115,19 @@ func (r *refusal) end() {
 // error for that of an old server, and goes on without HELLO: it shows only what it is told then. So each of its
 // commands gets the text, for a while. All others get it once.
 func (r *refusal) Data(b []byte) {
+	if r.hope == nil && len(r.in) == 0 {
+		if left := r.answerTo(b); len(left) > 0 {
+			r.in = append(r.in, left...)
+		}
+		return
+	}
 	r.in = append(r.in, b...)
-	if !r.outsider {
-		r.peek.at(r.w, r.in, &r.caller, r.recognised, r.answer)
+	if r.hope != nil {
+		r.hope.peek.at(r.w, r.in, &r.hope.caller, r.recognised, r.answer)
 	}
 	switch {
 	case r.gone:
-	case !r.peek.checking:
+	case r.hope == nil || !r.hope.peek.checking:
 		r.answer()
 	case len(r.in) > waitingInput:
 		r.conn.PauseRead()
@@ -118,7 +141,7 @@ func (r *refusal) recognised(t *limits.Ticket) bool {
 		return false
 	}
 	r.end()
-	r.w.admitLate(r.conn, &r.caller, t, r.in)
+	r.w.admitLate(r.conn, &r.hope.caller, t, r.in)
 	return true
 }
 
@@ -128,39 +151,49 @@ func (r *refusal) answer() {
 		return
 	}
 	r.conn.ResumeRead()
-	r.peek.checked = 0 // what has been answered is not heard again
-	for len(r.in) > 0 {
-		n, err := r.reader.Next(r.in)
+	if r.hope != nil {
+		r.hope.peek.checked = 0 // what has been answered is not heard again
+	}
+	r.in = r.answerTo(r.in)
+}
+
+// answerTo tells the client at each of its commands, and returns what is left: the beginning of one.
+func (r *refusal) answerTo(in []byte) []byte {
+	reader := &r.w.scanner
+	for len(in) > 0 {
+		reader.Reset()
+		n, err := reader.Next(in)
 		switch {
-		case err != nil || n == 0 && len(r.in) > waitingInput:
+		case err != nil || n == 0 && len(in) > waitingInput:
 			r.tell()
-			return
+			return nil
 		case n == 0: // the rest may come in time
-			return
-		case r.reader.Len() == 0:
-		case !r.spoke && !isWord(r.reader.Arg(0), "HELLO"):
+			return in
+		case reader.Len() == 0:
+		case !r.spoke && !isWord(reader.Arg(0), "HELLO"):
 			r.tell()
-			return
+			return nil
 		default:
 			if !r.spoke {
 				r.spoke = true
 				r.timer.Stop()
-				r.timer = r.w.loop.AfterFunc(refusalTalk, func() { r.leave(nil) })
+				r.timer = r.w.loop.AfterFunc(refusalTalk, r.leave)
 			}
 			if _, err := r.conn.Write(r.text); err != nil {
-				r.leave(err)
-				return
+				r.end()
+				r.conn.Close()
+				return nil
 			}
 		}
-		r.in = r.in[n:]
+		in = in[n:]
 	}
-	r.in = nil
+	return nil
 }
 
 // EOF implements eventloop.Handler.
 func (r *refusal) EOF() {
 	if r.spoke {
-		r.leave(nil)
+		r.leave()
 		return
 	}
 	r.tell()
@@ -175,17 +208,20 @@ func (r *refusal) Writable() {}
 // Failed implements eventloop.Handler.
 func (r *refusal) Failed(error) { r.end() }
 
-// startLinger shuts the write side of a connection, drops what still comes, and closes it when the peer has, or
-// after lingerTime. It reports false if too many linger already.
-func (w *worker) startLinger(conn *eventloop.Conn) bool {
+// startLinger writes a last word, if there is one, shuts the write side of a connection, drops what still comes, and closes
+// it when the peer has, or after lingerTime. It reports false, and has done nothing, if too many linger already.
+func (w *worker) startLinger(conn *eventloop.Conn, word []byte) bool {
 	if w.lingering >= maxLingering {
 		return false
+	}
+	if err := conn.WriteLast(word); err != nil {
+		conn.Close()
+		return true
 	}
 	w.lingering++
 	l := &lingerer{w: w, conn: conn}
 	conn.SetHandler(l)
 	conn.ResumeRead()
-	conn.CloseWrite()
 	l.timer = w.loop.AfterFunc(lingerTime, l.close)
 	return true
 }

@@ -111,7 +111,7 @@ type session struct {
 	active   time.Duration // when it last sent something, or was sent something
 	used     time.Duration // when it last sent a command that is no sign of life, or connected
 	process  *peer.Process // nil: not known
-	last     *row // of its last command
+	last     *row          // of its last command
 	commands uint64
 	received uint64 // bytes
 	sent     uint64 // bytes

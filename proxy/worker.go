@@ -191,6 +191,7 @@ func (w *worker) admit(c *caller, t *limits.Ticket) {
 func (w *worker) admitLate(conn *eventloop.Conn, c *caller, t *limits.Ticket, heard []byte) {
 	s := w.newSession(c, t)
 	conn.SetHandler(s)
+	conn.Join()
 	w.seat(s, conn, c)
 	conn.ResumeRead()
 	if len(heard) > 0 && s.state != gone {

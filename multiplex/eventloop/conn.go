@@ -34,6 +34,7 @@ type Conn struct {
 	interest  uint32
 	unwatched bool // epoll has been told to forget it
 	late      bool
+	aside     bool
 	paused    bool
 	eof       bool
 	closed    bool
@@ -73,7 +74,23 @@ func (l *Loop) Attach(in Incoming, h Handler) (*Conn, error) {
 	if in.nc != nil {
 		return l.Adopt(in.nc, h, false)
 	}
-	return l.attachFD(in.fd, h, false)
+	return l.attachFD(Conn{loop: l, h: h, fd: int32(in.fd)})
+}
+
+// AttachAside is Attach for a connection that is not to hold up the others: what it has to say is heard when all that came
+// from them in a turn has been dealt with, and only for so long a turn, as is who connects. See Conn.Join.
+func (l *Loop) AttachAside(in Incoming, h Handler) (*Conn, error) {
+	if in.nc != nil {
+		return l.Adopt(in.nc, h, false)
+	}
+	return l.attachFD(Conn{loop: l, h: h, fd: int32(in.fd), aside: true})
+}
+
+// Join makes a connection one like the others that was set aside.
+func (c *Conn) Join() {
+	if c.aside && !c.closed {
+		c.joinFD()
+	}
 }
 
 // Adopt puts a connection on the loop and takes ownership of it; on an error, nc has been closed. Late
@@ -81,7 +98,7 @@ func (l *Loop) Attach(in Incoming, h Handler) (*Conn, error) {
 func (l *Loop) Adopt(nc net.Conn, h Handler, late bool) (*Conn, error) {
 	if l.poller != nil {
 		if fd, ok := takeFD(nc); ok {
-			return l.attachFD(fd, h, late)
+			return l.attachFD(Conn{loop: l, h: h, fd: int32(fd), late: late})
 		}
 	}
 	return l.attachStream(nc, h, late), nil
@@ -143,6 +160,24 @@ func (c *Conn) setPaused(paused bool) {
 
 // Paused reports whether reading is paused.
 func (c *Conn) Paused() bool { return c.paused }
+
+// WriteLast writes what is the last that the peer gets, and then does what CloseWrite does, which is less work in one go.
+// B is to fit the socket's buffer: what does not is lost. It may be empty.
+func (c *Conn) WriteLast(b []byte) error {
+	var err error
+	switch {
+	case c.closed:
+		return errClosed
+	case c.stream != nil:
+		_, err = c.stream.write(b)
+	case len(b) > 0:
+		err = c.writeLastFD(b)
+	}
+	if err == nil {
+		c.CloseWrite()
+	}
+	return err
+}
 
 // CloseWrite tells the peer that nothing more will come, after what has been written.
 func (c *Conn) CloseWrite() {

@@ -17,14 +17,25 @@ import (
 type poller struct {
 	// Static after construction.
 	epoll   int
+	aside   int // another epoll instance, which the first watches: of listeners and of connections that are set aside
 	eventFD int
 
 	// Owned by the loop.
-	events []unix.EpollEvent
-	conns  []*Conn // by descriptor
-	accept map[int]*listener
-	gen    int32
+	events    []unix.EpollEvent
+	asideDue  bool // there is something to be heard from those that are set aside
+	asideTill time.Time
+	conns     []*Conn // by descriptor
+	accept    map[int]*listener
+	gen       int32
 }
+
+const (
+	// asideTime is how long in a turn those are dealt with that are set aside. In a storm of clients that are refused, what
+	// others notice of it is about twice that: once when they ask and once when they are answered.
+	asideTime = 100 * time.Microsecond
+	// asideBatch is how many events of theirs are looked at at once.
+	asideBatch = 16
+)
 
 // event is what epoll said of a connection.
 type event struct {
@@ -47,22 +58,31 @@ func newPoller() (*poller, error) {
 		_ = unix.Close(ep)
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	p := &poller{epoll: ep, eventFD: ev, events: make([]unix.EpollEvent, 1024), accept: map[int]*listener{}}
-	if err := p.control(unix.EPOLL_CTL_ADD, ev, unix.EPOLLIN, 0); err != nil {
-		p.close()
-		return nil, err
+	aside, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		_ = unix.Close(ep)
+		_ = unix.Close(ev)
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	p := &poller{epoll: ep, aside: aside, eventFD: ev, events: make([]unix.EpollEvent, 1024), accept: map[int]*listener{}}
+	for _, fd := range []int{ev, aside} {
+		if err := control(p.epoll, unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN, 0); err != nil {
+			p.close()
+			return nil, err
+		}
 	}
 	return p, nil
 }
 
 func (p *poller) close() {
 	_ = unix.Close(p.epoll)
+	_ = unix.Close(p.aside)
 	_ = unix.Close(p.eventFD)
 }
 
-func (p *poller) control(op, fd int, flags uint32, gen int32) error {
+func control(epoll, op, fd int, flags uint32, gen int32) error {
 	ev := unix.EpollEvent{Events: flags, Fd: int32(fd), Pad: gen}
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epoll, op, fd, &ev))
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, op, fd, &ev))
 }
 
 func (p *poller) wake() {
@@ -115,17 +135,46 @@ func (p *poller) wait(l *Loop) int {
 	return k
 }
 
-// other handles a descriptor that is no connection: the mailbox's or a listener's.
+// other handles a descriptor that is no connection: the mailbox's, or that for those who are set aside.
 func (p *poller) other(fd int) {
-	if fd == p.eventFD {
+	switch fd {
+	case p.eventFD:
 		var buf [8]byte
 		_, _ = unix.Read(fd, buf[:])
-		return
-	}
-	if ln := p.accept[fd]; ln != nil {
-		ln.acceptAll()
+	case p.aside:
+		p.asideDue = true
 	}
 }
+
+// turnAside accepts connections, and hears what those have to say that are set aside, for a while. What is left then comes
+// in the next turn.
+func (p *poller) turnAside(l *Loop) {
+	if !p.asideDue {
+		return
+	}
+	p.asideDue = false
+	p.asideTill = time.Now().Add(asideTime)
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.aside),
+		uintptr(unsafe.Pointer(&p.events[0])), asideBatch, 0, 0, 0)
+	if errno != 0 {
+		return
+	}
+	for i, ev := range p.events[:n] {
+		if i > 0 && p.asideOver() {
+			break
+		}
+		fd := int(ev.Fd)
+		if ln := p.accept[fd]; ln != nil {
+			ln.acceptSome()
+		} else if fd < len(p.conns) && p.conns[fd] != nil && p.conns[fd].gen == ev.Pad {
+			event{p.conns[fd], ev.Events}.deliver()
+		}
+	}
+	l.opt.Flush()
+}
+
+// asideOver reports whether those who are set aside have had their time in this turn.
+func (p *poller) asideOver() bool { return !time.Now().Before(p.asideTill) }
 
 // deliver tells a connection's handler what happened.
 func (ev event) deliver() {
@@ -158,23 +207,43 @@ func (ev event) deliver() {
 	}
 }
 
-func (l *Loop) attachFD(fd int, h Handler, late bool) (*Conn, error) {
+// attachFD puts a socket on the loop, of which the caller says what there is to say.
+func (l *Loop) attachFD(as Conn) (*Conn, error) {
 	p := l.poller
-	for fd >= len(p.conns) {
+	for int(as.fd) >= len(p.conns) {
 		p.conns = append(p.conns, make([]*Conn, max(64, len(p.conns)))...)
 	}
 	p.gen++
-	c := &Conn{loop: l, h: h, fd: int32(fd), gen: p.gen, late: late, interest: unix.EPOLLIN | unix.EPOLLRDHUP}
-	if err := p.control(unix.EPOLL_CTL_ADD, fd, c.interest, c.gen); err != nil {
-		_ = unix.Close(fd)
+	c := &as
+	c.gen, c.interest = p.gen, unix.EPOLLIN|unix.EPOLLRDHUP
+	if err := control(c.epoll(), unix.EPOLL_CTL_ADD, int(c.fd), c.interest, c.gen); err != nil {
+		_ = unix.Close(int(c.fd))
 		return nil, err
 	}
-	p.conns[fd] = c
+	p.conns[c.fd] = c
 	return c, nil
 }
 
+// epoll is the instance that watches the connection.
+func (c *Conn) epoll() int {
+	if c.aside {
+		return c.loop.poller.aside
+	}
+	return c.loop.poller.epoll
+}
+
 func (c *Conn) control(op int) {
-	_ = c.loop.poller.control(op, int(c.fd), c.interest, c.gen) // fails on a closed descriptor only: a bug of ours
+	_ = control(c.epoll(), op, int(c.fd), c.interest, c.gen) // fails on a closed descriptor only: a bug of ours
+}
+
+func (c *Conn) joinFD() {
+	if c.unwatched {
+		c.aside = false
+		return
+	}
+	c.control(unix.EPOLL_CTL_DEL)
+	c.aside = false
+	c.control(unix.EPOLL_CTL_ADD)
 }
 
 // updateInterest tells epoll what the connection wants to hear.
@@ -242,6 +311,19 @@ func (c *Conn) writeFD(b []byte) (int, error) {
 	return total, nil
 }
 
+// writeLastFD has the kernel keep b for the segment that says that nothing more will come: the peer is woken once.
+func (c *Conn) writeLastFD(b []byte) error {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
+		unix.MSG_MORE|unix.MSG_NOSIGNAL, 0, 0)
+	switch {
+	case errno != 0:
+		return errno
+	case int(n) < len(b):
+		return unix.ENOBUFS
+	}
+	return nil
+}
+
 func (c *Conn) closeWriteFD() { _ = unix.Shutdown(int(c.fd), unix.SHUT_WR) }
 
 func (c *Conn) closeFD() {
@@ -303,9 +385,6 @@ type listener struct {
 	local  netip.AddrPort // of a TCP socket, unless it is for several addresses
 }
 
-// acceptBatch bounds the connections that are accepted in one turn, so that those already in are served too.
-const acceptBatch = 32
-
 // listenPolled accepts on the loop itself. It reports false for a listener that is not a plain socket's.
 func (l *Loop) listenPolled(ln net.Listener, accept func(Incoming)) (func(), bool, error) {
 	sc, ok := ln.(syscall.Conn)
@@ -330,7 +409,7 @@ func (l *Loop) listenPolled(ln net.Listener, accept func(Incoming)) (func(), boo
 		x.path = ln.Addr().String()
 	}
 	l.poller.accept[fd] = x
-	if err := l.poller.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN, 0); err != nil {
+	if err := control(l.poller.aside, unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN, 0); err != nil {
 		x.close()
 		return nil, false, err
 	}
@@ -345,11 +424,9 @@ func (x *listener) close() {
 	}
 }
 
-func (x *listener) acceptAll() {
-	for range acceptBatch {
-		if x.closed {
-			return
-		}
+// acceptSome accepts while there is time in this turn: one at least.
+func (x *listener) acceptSome() {
+	for first := true; !x.closed && (first || !x.l.poller.asideOver()); first = false {
 		var sa unix.RawSockaddrAny
 		size := uint32(unix.SizeofSockaddrAny)
 		fd, _, errno := syscall.RawSyscall6(syscall.SYS_ACCEPT4, uintptr(x.fd), uintptr(unsafe.Pointer(&sa)),
@@ -390,10 +467,10 @@ func rawAddrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
 // rest stops accepting for a moment: the system has no descriptors left, and would wake the loop at once again.
 func (x *listener) rest() {
 	p := x.l.poller
-	_ = p.control(unix.EPOLL_CTL_MOD, x.fd, 0, 0)
+	_ = control(p.aside, unix.EPOLL_CTL_MOD, x.fd, 0, 0)
 	x.l.AfterFunc(acceptPause, func() {
 		if !x.closed {
-			_ = p.control(unix.EPOLL_CTL_MOD, x.fd, unix.EPOLLIN, 0)
+			_ = control(p.aside, unix.EPOLL_CTL_MOD, x.fd, unix.EPOLLIN, 0)
 		}
 	})
 }

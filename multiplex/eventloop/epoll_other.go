@@ -19,12 +19,16 @@ func (*poller) close()            {}
 func (*poller) wake()             {}
 func (*poller) turn(*Loop)        {}
 
-func (l *Loop) attachFD(int, Handler, bool) (*Conn, error) { panic("bug: a socket without a poller") }
-func (c *Conn) updateInterest()                            {}
-func (c *Conn) writeFD([]byte) (int, error)                { return 0, errClosed }
-func (c *Conn) closeWriteFD()                              {}
-func (c *Conn) closeFD()                                   {}
-func (c *Conn) localAddrFD() string                        { return "" }
+func (*poller) turnAside(*Loop) {}
+
+func (l *Loop) attachFD(Conn) (*Conn, error) { panic("bug: a socket without a poller") }
+func (c *Conn) joinFD()                      {}
+func (c *Conn) updateInterest()              {}
+func (c *Conn) writeFD([]byte) (int, error)  { return 0, errClosed }
+func (c *Conn) writeLastFD([]byte) error     { return errClosed }
+func (c *Conn) closeWriteFD()                {}
+func (c *Conn) closeFD()                     {}
+func (c *Conn) localAddrFD() string          { return "" }
 
 func (Incoming) addrsFD() (local, remote netip.AddrPort) { return local, remote }
 

@@ -94,6 +94,9 @@ func (l *Loop) turn() bool {
 		}
 		l.opt.Flush()
 	}
+	if l.poller != nil {
+		l.poller.turnAside(l)
+	}
 	return more
 }
 
