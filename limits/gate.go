@@ -33,6 +33,8 @@ type Gate struct {
 	granted  []func()   // who has got a pin, to be told likewise
 	matching []*group   // kept for its capacity
 	latest   *Bounds    // that a ticket got last
+	spare    *Ticket    // for the next client, as spareWho is; nil: there is none
+	spareWho *who
 	changed  Identities // those that Identify is about; in one place, as garbage costs idle clients' memory
 
 	refusals refusalLog
@@ -69,9 +71,13 @@ func (g *Gate) unlock() {
 
 // Admit decides on a client that knocks. Whatever becomes of it, the ticket's Leave has to be called, once.
 func (g *Gate) Admit(ids *Identities, holder Holder, now time.Time) *Ticket {
-	t := &Ticket{gate: g, holder: holder}
-	t.bounds.Store(&unbounded)
 	g.mu.Lock()
+	t := g.spare
+	if g.spare = nil; t == nil {
+		t = &Ticket{gate: g}
+	}
+	t.holder = holder
+	t.bounds.Store(&unbounded)
 	t.prev, t.next = g.tickets.prev, &g.tickets
 	t.prev.next, g.tickets.prev = t, t
 	short := *ids

@@ -49,8 +49,9 @@ type Ticket struct {
 // who is what is known of a client. Clients of which the same is known share it.
 type who struct {
 	Identities
-	place string // for fairness: the address, or the process behind a unix socket. It never changes
-	n     int    // tickets
+	place  string // for fairness: the address, or the process behind a unix socket. It never changes
+	n      int    // tickets
+	shared bool   // it has been that of several, and may still be looked at when all have gone
 }
 
 // Bounds are what the rules allow a client, each the smallest of those that match. Zero is no limit.
@@ -75,12 +76,17 @@ func (t *Ticket) become(ids Identities) {
 	}
 	w := known[ids]
 	if w == nil {
-		w = &who{Identities: ids, place: ids[ByAddr]}
+		if w = t.gate.spareWho; w == nil {
+			w = &who{}
+		}
+		t.gate.spareWho = nil
+		*w = who{Identities: ids, place: ids[ByAddr]}
 		if ids[ByPID] != "" && isPath(ids[ByAddr]) {
 			w.place += " " + ids[ByPID]
 		}
 		known[ids] = w
 	}
+	w.shared = w.shared || w.n > 0
 	w.n++
 	t.who = w
 }
@@ -186,9 +192,28 @@ func (t *Ticket) Identities() *Identities {
 
 // Leave says that the client has gone, or does not want to wait any longer. It is called once.
 func (t *Ticket) Leave(now time.Time) {
+	t.gate.mu.Lock()
+	defer t.gate.unlock()
+	t.leave(now)
+}
+
+// Discard is Leave for a ticket that nobody else knows of, and that is not looked at any more: the next client gets it. In a
+// storm, refusals leave less garbage so.
+func (t *Ticket) Discard(now time.Time) {
 	g := t.gate
 	g.mu.Lock()
 	defer g.unlock()
+	t.leave(now)
+	if t.who.n == 0 && !t.who.shared {
+		*t.who = who{}
+		g.spareWho = t.who
+	}
+	*t = Ticket{gate: g, groups: t.groups[:0]}
+	g.spare = t
+}
+
+func (t *Ticket) leave(now time.Time) {
+	g := t.gate
 	if t.prev == nil {
 		panic("bug: a client leaves twice")
 	}

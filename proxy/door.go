@@ -81,8 +81,8 @@ func (s *Server) knock(w *worker, c *caller) {
 		}
 		s.attend()
 	default:
-		s.tellRefused(t, *c)
-		t.Leave(now)
+		s.tellRefused(t, c)
+		t.Discard(now)
 		if w == s.workers[0] {
 			w.refuse(c, replyFull)
 			break
@@ -114,7 +114,7 @@ func (s *Server) knockWith(w *worker, c caller, conn *eventloop.Conn, heard []by
 		d.wait()
 		s.workers[0].loop.Post(s.attend)
 	default:
-		s.tellRefused(d.ticket, c)
+		s.tellRefused(d.ticket, &c)
 		d.ticket.Leave(now)
 		w.refuseConn(conn, &c, replyFull, heard)
 	}
@@ -154,7 +154,7 @@ func (d *door) wait() {
 }
 
 // Decided implements limits.Holder.
-func (d *door) Decided(*limits.Ticket) { d.w.loop.Post(d.decided) }
+func (d *door) Decided(*limits.Ticket) { d.w.loop.PostAside(d.decided) }
 
 // decided lets the client in, or refuses it.
 func (d *door) decided() {
@@ -183,7 +183,7 @@ func (d *door) turnedAway() {
 
 // turnAway tells the client that there is no place for it.
 func (d *door) turnAway() {
-	d.w.srv.tellRefused(d.ticket, d.caller)
+	d.w.srv.tellRefused(d.ticket, &d.caller)
 	d.leave()
 	d.conn.ResumeRead()
 	d.w.refuseConn(d.conn, &d.caller, replyFull, d.heard)

@@ -89,13 +89,17 @@ func (s *Server) log(r limits.Refusal, client string, more ...any) {
 }
 
 // tellRefused has the log told of a client that the gate has no room for; with its process, if it can be found.
-func (s *Server) tellRefused(t *limits.Ticket, c caller) {
+func (s *Server) tellRefused(t *limits.Ticket, c *caller) {
 	ids := t.Identities()
 	s.ledger.Refused(ids, time.Now())
 	r := limits.Refusal{Source: ids.Source(), Reason: whyFull(t)}
-	if !s.gate.Tell(r, time.Now()) {
-		return
+	if s.gate.Tell(r, time.Now()) {
+		s.logRefused(r, *c)
 	}
+}
+
+// logRefused has the log told of a client that was refused, once its process has been looked for.
+func (s *Server) logRefused(r limits.Refusal, c caller) {
 	done := func(p *peer.Process) {
 		if p != nil {
 			s.log(r, c.remote, "pid", p.PID, "process", p.Executable, "command_line", p.Command, "container", p.Container)

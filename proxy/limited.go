@@ -89,7 +89,7 @@ func (s *session) refuseLate() {
 		return
 	}
 	s.refused = true
-	s.w.srv.tellRefused(s.ticket, caller{remote: s.remote, process: s.process})
+	s.w.srv.tellRefused(s.ticket, &caller{remote: s.remote, process: s.process})
 	if s.blocked() { // it would be answered when others please, and with what is meant for somebody else
 		s.expel()
 		return

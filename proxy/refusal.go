@@ -58,7 +58,8 @@ type refusal struct {
 	hope  *hope // nil: there is none
 	in    []byte
 	gone  bool
-	spoke bool // has said HELLO, and is answered command by command
+	spoke bool     // has said HELLO, and is answered command by command
+	next  *refusal // when it is spare
 }
 
 // hope is that a client that was not let in may turn out to be one for whom there is a place.
@@ -68,7 +69,15 @@ type hope struct {
 }
 
 func (w *worker) newRefusal(c *caller, text []byte) *refusal {
-	r := &refusal{w: w, text: text}
+	r := w.spareRefusal
+	if r == nil {
+		r = &refusal{w: w}
+		r.timer = w.loop.NewTimer(r.expired)
+	} else {
+		w.spareRefusal = r.next
+		*r = refusal{w: w, timer: r.timer}
+	}
+	r.text = text
 	if !c.outsider && w.srv.gate.Reserves() {
 		r.hope = &hope{caller: *c}
 	}
@@ -81,11 +90,29 @@ func (r *refusal) begin(conn *eventloop.Conn) bool {
 	if r.w.refusals >= maxRefusals || r.w.stopping {
 		_, _ = conn.Write(r.text) // fits the socket's buffer; and the client may be gone
 		conn.Close()
+		r.spare()
 		return false
 	}
 	r.w.refusals++
-	r.timer = r.w.loop.AfterFunc(refusalGrace, r.tell)
+	r.timer.Reset(refusalGrace)
 	return true
+}
+
+// spare keeps a refusal whose connection has gone, or is somebody else's, for the next client. One with a hope may still be
+// waited for by a check.
+func (r *refusal) spare() {
+	if r.hope == nil {
+		r.next, r.w.spareRefusal = r.w.spareRefusal, r
+	}
+}
+
+// expired is called when the client has not spoken in time, or has been talked to for long enough.
+func (r *refusal) expired() {
+	if r.spoke {
+		r.leave()
+	} else {
+		r.tell()
+	}
 }
 
 // tell writes the text and says goodbye.
@@ -109,6 +136,7 @@ func (r *refusal) end() {
 	r.gone = true
 	r.timer.Stop()
 	r.w.refusals--
+	r.spare()
 }
 
 // Data implements eventloop.Handler: the client has spoken. One that begins with HELLO is a library that takes the
@@ -176,8 +204,7 @@ func (r *refusal) answerTo(in []byte) []byte {
 		default:
 			if !r.spoke {
 				r.spoke = true
-				r.timer.Stop()
-				r.timer = r.w.loop.AfterFunc(refusalTalk, r.leave)
+				r.timer.Reset(refusalTalk)
 			}
 			if _, err := r.conn.Write(r.text); err != nil {
 				r.end()
@@ -191,13 +218,7 @@ func (r *refusal) answerTo(in []byte) []byte {
 }
 
 // EOF implements eventloop.Handler.
-func (r *refusal) EOF() {
-	if r.spoke {
-		r.leave()
-		return
-	}
-	r.tell()
-}
+func (r *refusal) EOF() { r.expired() }
 
 // HungUp implements eventloop.Handler.
 func (r *refusal) HungUp() {}
@@ -219,10 +240,17 @@ func (w *worker) startLinger(conn *eventloop.Conn, word []byte) bool {
 		return true
 	}
 	w.lingering++
-	l := &lingerer{w: w, conn: conn}
+	l := w.spareLingerer
+	if l == nil {
+		l = &lingerer{w: w}
+		l.timer = w.loop.NewTimer(l.close)
+	} else {
+		w.spareLingerer = l.next
+	}
+	l.conn, l.next = conn, nil
 	conn.SetHandler(l)
 	conn.ResumeRead()
-	l.timer = w.loop.AfterFunc(lingerTime, l.close)
+	l.timer.Reset(lingerTime)
 	return true
 }
 
@@ -231,6 +259,7 @@ type lingerer struct {
 	w     *worker
 	conn  *eventloop.Conn
 	timer *eventloop.Timer
+	next  *lingerer // when it is spare
 }
 
 func (l *lingerer) close() {
@@ -254,4 +283,5 @@ func (l *lingerer) Writable() {}
 func (l *lingerer) Failed(error) {
 	l.timer.Stop()
 	l.w.lingering--
+	l.conn, l.next, l.w.spareLingerer = nil, l.w.spareLingerer, l
 }

@@ -50,8 +50,11 @@ type worker struct {
 	prefaces     int // connections whose PROXY protocol header has not come yet
 	refusals     int
 	lingering    int
-	stopping     bool
-	stopped      func() // called once the last session has gone
+	// Those that have gone are used again: at most maxRefusals and maxLingering.
+	spareRefusal  *refusal
+	spareLingerer *lingerer
+	stopping      bool
+	stopped       func() // called once the last session has gone
 }
 
 // counters count events of all workers. All are atomic.

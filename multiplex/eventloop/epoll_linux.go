@@ -29,13 +29,8 @@ type poller struct {
 	gen       int32
 }
 
-const (
-	// asideTime is how long in a turn those are dealt with that are set aside. In a storm of clients that are refused, what
-	// others notice of it is about twice that: once when they ask and once when they are answered.
-	asideTime = 100 * time.Microsecond
-	// asideBatch is how many events of theirs are looked at at once.
-	asideBatch = 16
-)
+// asideBatch is how many events of those that are set aside are looked at at once.
+const asideBatch = 16
 
 // event is what epoll said of a connection.
 type event struct {

@@ -35,11 +35,13 @@ type Loop struct {
 	// not somebody else's by then.
 	mu      sync.Mutex
 	mailbox []func()
-	stopped bool // nothing is posted any more
-	ended   bool // nothing is left to be woken
+	asides  []func() // the mailbox of PostAside
+	stopped bool     // nothing is posted any more
+	ended   bool     // nothing is left to be woken
 
 	// Owned by the loop.
 	running []func() // the mailbox that is being run; kept for its capacity
+	aside   []func() // what is left of that of PostAside
 	timers  timerHeap
 	now     time.Time
 	buf     []byte
@@ -97,6 +99,7 @@ func (l *Loop) turn() bool {
 	if l.poller != nil {
 		l.poller.turnAside(l)
 	}
+	l.runAside()
 	return more
 }
 
@@ -131,6 +134,43 @@ func (l *Loop) Post(f func()) bool {
 		l.wake()
 	}
 	return true
+}
+
+// PostAside is Post for what is not to hold up connections: see AttachAside. It is run in the order of its posting, and
+// dropped when the loop ends.
+func (l *Loop) PostAside(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return false
+	}
+	l.asides = append(l.asides, f)
+	if len(l.asides) == 1 {
+		l.wake()
+	}
+	return true
+}
+
+// asideTime is how long in a turn is given to what is set aside. In a storm of clients that are refused, what others notice
+// of it is about twice that: once when they ask and once when they are answered.
+const asideTime = 100 * time.Microsecond
+
+// runAside runs what has been posted aside, for a while.
+func (l *Loop) runAside() {
+	l.mu.Lock()
+	l.aside, l.asides = append(l.aside, l.asides...), l.asides[:0]
+	l.mu.Unlock()
+	if len(l.aside) == 0 {
+		return
+	}
+	done := 0
+	for begin := time.Now(); done < len(l.aside) && (done == 0 || time.Since(begin) < asideTime); done++ {
+		l.aside[done]()
+	}
+	left := copy(l.aside, l.aside[done:])
+	clear(l.aside[left:])
+	l.aside = l.aside[:left]
+	l.opt.Flush()
 }
 
 // Stop ends the loop after the functions that have been posted before. It may be called from any goroutine, and
@@ -172,7 +212,7 @@ func (l *Loop) runMailbox() bool {
 // Now returns the time at which this turn began.
 func (l *Loop) Now() time.Time { return l.now }
 
-// Timer is a function that is to be called later. Its zero value is not usable; see Loop.AfterFunc.
+// Timer is a function that is to be called later. Its zero value is not usable; see Loop.NewTimer.
 type Timer struct {
 	loop  *Loop
 	at    time.Time
@@ -180,11 +220,21 @@ type Timer struct {
 	index int // in the heap, -1 when not in it
 }
 
+// NewTimer returns a timer that calls f on the loop when Reset has said when.
+func (l *Loop) NewTimer(f func()) *Timer { return &Timer{loop: l, f: f, index: -1} }
+
 // AfterFunc calls f on the loop once d has passed. The caller may stop the timer.
 func (l *Loop) AfterFunc(d time.Duration, f func()) *Timer {
-	t := &Timer{loop: l, at: time.Now().Add(d), f: f}
-	heap.Push(&l.timers, t)
+	t := l.NewTimer(f)
+	t.Reset(d)
 	return t
+}
+
+// Reset has the timer fire, once more if it has fired, when d has passed from now.
+func (t *Timer) Reset(d time.Duration) {
+	t.Stop()
+	t.at = time.Now().Add(d)
+	heap.Push(&t.loop.timers, t)
 }
 
 // Stop has the timer not fire. It may be called when it has fired, and on a nil Timer.
@@ -196,6 +246,9 @@ func (t *Timer) Stop() {
 
 // timeout returns how long the loop may wait for events; negative: for ever.
 func (l *Loop) timeout() time.Duration {
+	if len(l.aside) > 0 {
+		return 0
+	}
 	if len(l.timers) == 0 {
 		return -1
 	}
