@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/redbouncer/redbouncer/limits"
 )
 
@@ -14,7 +16,7 @@ import (
 // admin). So many may wait for the rules' sake.
 func spareDescriptors(cfg *Config, waiting int) int {
 	const operators = 2*64 + 8
-	return 32 + operators + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+4+prefacesOf(cfg)) + waiting
+	return 32 + operators + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+5+prefacesOf(cfg)) + waiting
 }
 
 // prefacesOf is how many connections of a loop may wait for their PROXY protocol header.
@@ -48,6 +50,20 @@ func (s *Server) roomFor(maxclients, waiting int) (fits int, ok bool) {
 	return max(int(limit.Cur)-spare, 0), false
 }
 
+// maxGrown bounds the table of descriptors that is made at the start, which takes 8 bytes of the kernel's memory for each.
+const maxGrown = 1 << 16
+
+// growDescriptors has the kernel make its table of our descriptors as large as it will have to be. It would double it each
+// time that it is full, and have whoever opened the descriptor too many wait for 5 to 20 ms, as we have several threads
+// (Linux: expand_fdtable waits for a grace period of RCU): that would be a loop, with all of its clients. Here it is a
+// goroutine that ends when it is done.
+func growDescriptors(n int) {
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, min(n, maxGrown)-1)
+	if err == nil { // otherwise it grows as it goes
+		_ = unix.Close(fd)
+	}
+}
+
 // fitDescriptors raises the soft limit on open files to what maxclients needs. Where the hard limit does not allow
 // for it, maxclients is lowered, as Redis does; where nothing would be left, that is an error.
 func fitDescriptors(cfg *Config) error {
@@ -66,8 +82,10 @@ func fitDescriptors(cfg *Config) error {
 		}
 	}
 	if limit.Cur >= need {
+		go growDescriptors(int(need))
 		return nil
 	}
+	go growDescriptors(int(limit.Cur))
 	fits := int(limit.Cur) - spare
 	if fits < 1 {
 		return &ConfigError{"maxclients", fmt.Sprint(cfg.MaxClients), fmt.Sprintf(
