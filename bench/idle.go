@@ -64,9 +64,6 @@ func measureIdle(ctx context.Context, s *session, _ scenario) error {
 		return fmt.Errorf("%d clients (--idle-clients): %w", s.idleClients[len(s.idleClients)-1], err)
 	}
 	for _, c := range s.contenders {
-		if c.ours {
-			continue
-		}
 		result, err := s.measureIdleOf(ctx, c)
 		if errors.Is(err, errNotMeasured) {
 			return nil // and the report has no figures, which it says
