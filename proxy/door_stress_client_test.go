@@ -282,6 +282,7 @@ func (l *doorLife) kill() {
 	if !l.anywhere() || !l.say(plain, []string{"PING"}, []string{"+PONG"}) {
 		return
 	}
+	spoke := time.Now()
 	victim := &doorLife{d: l.d, rnd: l.rnd, id: l.id + ".victim", epoch: l.epoch}
 	if !victim.anywhere() {
 		return
@@ -289,6 +290,9 @@ func (l *doorLife) kill() {
 	defer victim.conn.Close()
 	if !victim.say(plain, []string{"PING"}, []string{"+PONG"}) {
 		return
+	}
+	if time.Since(spoke) > 500*time.Millisecond {
+		return // the other waited for its place: this one may have been closed as idle, to make room
 	}
 	if l.say(plain, []string{"CLIENT KILL ADDR " + victim.conn.LocalAddr() + " SKIPME no"}, []string{":1"}) && !l.harmed() {
 		if said, err := victim.conn.TryReadAll(); err != nil || len(said) > 0 {
