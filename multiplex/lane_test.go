@@ -56,7 +56,7 @@ func TestARequestOfAnySizeArrivesAsItWas(t *testing.T) {
 			raw := resp.AppendCommand(nil, "SET", "k", want)
 			s.do(func() {
 				if i%2 == 0 {
-					a.onLink(func(k *multiplex.Link) { k.SubmitOwned(a, raw, 0) })
+					a.onLink(func(k *multiplex.Link) { k.SubmitOwned(a, raw, len(raw), 0) })
 					a.inFlight++
 				} else {
 					a.submit(raw, 0)

@@ -165,10 +165,11 @@ func (k *Link) SubmitSpecial(c Client, raw []byte, flags Flags, sp *Special) {
 	k.send.add(raw)
 }
 
-// SubmitOwned is Submit without a copy: the caller must not touch raw any more.
-func (k *Link) SubmitOwned(c Client, raw []byte, flags Flags) {
-	k.push(entry{c: c, size: uint32(len(raw)), flags: flags})
-	k.send.addOwned(raw)
+// SubmitOwned is Submit without a copy: the request is the first n bytes of buf. The caller gives all of buf away, but for
+// what is behind the request, which it may look at until it returns to the loop.
+func (k *Link) SubmitOwned(c Client, buf []byte, n int, flags Flags) {
+	k.push(entry{c: c, size: uint32(n), flags: flags})
+	k.send.addOwned(buf, n)
 }
 
 // Barrier checks that the stream of replies is in step: it sends ECHO with 128 random bits, and breaks the link if

@@ -57,7 +57,7 @@ type Pool struct {
 	pinQueue map[*limits.Request]*PinRequest // those that wait for the budget
 	idle     []*Link                         // pins that nobody holds; the last one was used last
 	dirty    []*Link
-	spare    [][]byte
+	spare    spares
 	backoff  backoff
 	serial   uint64
 	met      bool // a connection has been opened in a client's first context
@@ -339,12 +339,17 @@ const idlePinTime = 10 * time.Second
 // Tick does what is due from time to time: it closes pins that have been idle for long. It is called about once
 // a second.
 func (p *Pool) Tick() {
+	p.spare.tick()
 	for len(p.idle) > 0 && p.loop.Now().Sub(p.idle[0].used) > idlePinTime {
 		k := p.idle[0]
 		p.idle = p.idle[1:]
 		k.retire()
 	}
 }
+
+// LargeBuffer returns an empty buffer, which is the caller's, and may be given to SubmitOwned. It has room for n bytes; or for
+// hoped bytes, which are more, if that is to be had for nothing.
+func (p *Pool) LargeBuffer(n, hoped int) []byte { return p.spare.takeLarge(n, hoped) }
 
 // Close closes all connections. The clients are not told: they are gone.
 func (p *Pool) Close() {

@@ -6,13 +6,49 @@ const (
 	ownSegment = 32 << 10
 	// spareSegments bounds the segments that a pool keeps for later.
 	spareSegments = 8
+	// largeBuffer is the size from which a buffer is kept for the next large value.
+	largeBuffer = 1 << 20
 )
+
+// spares are buffers that a pool keeps for later.
+type spares struct {
+	segments [][]byte
+	large    []byte // one, for a while: values of many megabytes hardly ever come alone
+	used     bool   // large was put here, or taken, since the last Tick
+}
+
+// takeLarge returns an empty buffer for n bytes; or for hoped bytes, which are more, if there is one, and it is not much too
+// large.
+func (s *spares) takeLarge(n, hoped int) []byte {
+	b := s.large
+	if cap(b) < hoped || cap(b)/4 > hoped {
+		return make([]byte, 0, n)
+	}
+	s.large, s.used = nil, true
+	return b
+}
+
+// putLarge keeps a buffer that nobody looks at any more.
+func (s *spares) putLarge(b []byte) {
+	if cap(b) >= max(largeBuffer, cap(s.large)) {
+		s.large, s.used = b[:0], true
+	}
+}
+
+// tick gives up a large buffer that has not been used since the last time.
+func (s *spares) tick() {
+	if !s.used {
+		s.large = nil
+	}
+	s.used = false
+}
 
 // segment is a run of whole requests.
 type segment struct {
 	b        []byte
-	sent     int // how much of b has been written
-	answered int // how much of b has been answered
+	whole    []byte // the buffer that b is the front of, if it has been given away with it; empty
+	sent     int    // how much of b has been written
+	answered int    // how much of b has been answered
 }
 
 // sendQueue holds the requests of a link from the moment they are submitted until they are answered, so that
@@ -21,7 +57,7 @@ type segment struct {
 type sendQueue struct {
 	segs  []segment
 	next  int // the first segment that has bytes to send
-	spare *[][]byte
+	spare *spares
 }
 
 // add appends a copy of a request.
@@ -34,17 +70,19 @@ func (q *sendQueue) add(raw []byte) {
 		}
 	}
 	if len(raw) >= ownSegment {
-		q.addOwned(append([]byte(nil), raw...))
+		own := append([]byte(nil), raw...)
+		q.addOwned(own, len(own))
 		return
 	}
 	q.dropSpent()
 	q.segs = append(q.segs, segment{b: append(q.buffer(), raw...)})
 }
 
-// addOwned appends a request without copying it. The caller must not touch it afterwards.
-func (q *sendQueue) addOwned(raw []byte) {
+// addOwned appends a request without copying it: the first n bytes of buf. The buffer is used for something else once it has
+// been answered.
+func (q *sendQueue) addOwned(buf []byte, n int) {
 	q.dropSpent()
-	q.segs = append(q.segs, segment{b: raw[:len(raw):len(raw)]})
+	q.segs = append(q.segs, segment{b: buf[:n:n], whole: buf[:0]})
 }
 
 // dropSpent gives up a last segment that has been answered and has no room for what comes.
@@ -55,9 +93,9 @@ func (q *sendQueue) dropSpent() {
 }
 
 func (q *sendQueue) buffer() []byte {
-	if n := len(*q.spare); n > 0 {
-		b := (*q.spare)[n-1]
-		*q.spare = (*q.spare)[:n-1]
+	if n := len(q.spare.segments); n > 0 {
+		b := q.spare.segments[n-1]
+		q.spare.segments = q.spare.segments[:n-1]
 		return b
 	}
 	return make([]byte, 0, segmentSize)
@@ -111,9 +149,10 @@ func (q *sendQueue) recycle() {
 
 // drop gives up the front segment.
 func (q *sendQueue) drop() {
-	if b := q.segs[0].b; cap(b) == segmentSize && len(*q.spare) < spareSegments {
-		*q.spare = append(*q.spare, b[:0])
+	if b := q.segs[0].b; cap(b) == segmentSize && len(q.spare.segments) < spareSegments {
+		q.spare.segments = append(q.spare.segments, b[:0])
 	}
+	q.spare.putLarge(q.segs[0].whole)
 	n := copy(q.segs, q.segs[1:])
 	q.segs[n] = segment{}
 	q.segs = q.segs[:n]

@@ -30,7 +30,7 @@ type queueModel struct {
 }
 
 func newQueueModel(seed uint64) *queueModel {
-	return &queueModel{q: sendQueue{spare: &[][]byte{}}, rnd: rand.New(rand.NewPCG(seed, 0))}
+	return &queueModel{q: sendQueue{spare: &spares{}}, rnd: rand.New(rand.NewPCG(seed, 0))}
 }
 
 // request returns a request that no other looks like, of some size.
@@ -52,7 +52,7 @@ func (m *queueModel) add() {
 	m.requests = append(m.requests, bytes.Clone(raw))
 	m.stream = append(m.stream, raw...)
 	if m.rnd.IntN(2) == 0 {
-		m.q.addOwned(raw)
+		m.q.addOwned(raw, len(raw))
 		return
 	}
 	m.q.add(raw)
@@ -90,7 +90,7 @@ func (m *queueModel) check(t *testing.T) {
 			t.Fatalf("the oldest request is sent: %t, want %t", got, want)
 		}
 	}
-	if n := len(*m.q.spare); n > spareSegments {
+	if n := len(m.q.spare.segments); n > spareSegments {
 		t.Fatalf("%d segments are kept for later", n)
 	}
 }
@@ -136,14 +136,14 @@ func TestRequestsComeBackFromASendQueueAsTheyWentIn(t *testing.T) {
 }
 
 func TestALargeRequestBehindAnAnsweredSmallOneIsCountedAsItself(t *testing.T) {
-	q := sendQueue{spare: &[][]byte{}}
+	q := sendQueue{spare: &spares{}}
 	all := func(b []byte) (int, error) { return len(b), nil }
 	small, large := []byte("GET"), bytes.Repeat([]byte{'x'}, 3*segmentSize)
 	for range 3 {
 		q.add(small)
 		_ = q.flush(all)
 		q.answer(len(small))
-		q.addOwned(bytes.Clone(large))
+		q.addOwned(bytes.Clone(large), len(large))
 		_ = q.flush(all)
 		q.answer(len(large))
 	}
@@ -182,9 +182,9 @@ func TestASendQueueThatNobodyAnswersKeepsOnlyWhatIsNotSent(t *testing.T) {
 }
 
 func TestASendQueueGoesOnWhereAWriteFailed(t *testing.T) {
-	q := sendQueue{spare: &[][]byte{}}
+	q := sendQueue{spare: &spares{}}
 	q.add([]byte("one"))
-	q.addOwned([]byte("two"))
+	q.addOwned([]byte("two"), 3)
 	broken := errors.New("broken")
 	if err := q.flush(func([]byte) (int, error) { return 2, broken }); !errors.Is(err, broken) {
 		t.Errorf("%v", err)
@@ -197,7 +197,7 @@ func TestASendQueueGoesOnWhereAWriteFailed(t *testing.T) {
 }
 
 func TestSubmittingAndAnsweringDoesNotAllocate(t *testing.T) {
-	q := sendQueue{spare: &[][]byte{}}
+	q := sendQueue{spare: &spares{}}
 	var f fifo
 	raw := []byte("*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")
 	all := func(b []byte) (int, error) { return len(b), nil }
@@ -247,5 +247,33 @@ func TestAFifoGivesBackWhatItGotInOrder(t *testing.T) {
 	}
 	if room := cap(f.q); room > 64<<10 {
 		t.Errorf("%d entries at most take room for %d", 3000, room)
+	}
+}
+
+func TestALargeBufferIsUsedAgainOnceItsRequestHasBeenAnswered(t *testing.T) {
+	q := sendQueue{spare: &spares{}}
+	buf := q.spare.takeLarge(largeBuffer, 4*largeBuffer)[:largeBuffer]
+	rest := copy(buf[largeBuffer-4:], "rest")
+	q.addOwned(buf, largeBuffer-rest)
+	if b := q.spare.takeLarge(largeBuffer, largeBuffer); &b[:1][0] == &buf[0] {
+		t.Error("it is given away while its request has not been answered")
+	}
+	if err := q.flush(func(b []byte) (int, error) { return len(b), nil }); err != nil {
+		t.Fatal(err)
+	}
+	q.answer(largeBuffer - rest)
+	if b := q.spare.takeLarge(largeBuffer, 2*largeBuffer); &b[:1][0] == &buf[0] {
+		t.Error("it is given for more than it has room for")
+	}
+	if b := q.spare.takeLarge(10, 100); cap(b) > 100 {
+		t.Error("it is given for much less than it has room for")
+	}
+	if b := q.spare.takeLarge(10, largeBuffer); &b[:1][0] != &buf[0] || len(b) != 0 {
+		t.Error("it is not used again")
+	}
+	q.spare.putLarge(buf)
+	q.spare.tick()
+	if q.spare.tick(); q.spare.large != nil {
+		t.Error("it is kept though nobody needs it")
 	}
 }

@@ -225,7 +225,7 @@ func (v *visitor) send(k *multiplex.Link) {
 		fallthrough
 	case 2:
 		raw := resp.AppendCommand(nil, "GET", token, strings.Repeat("v", v.rnd.IntN(3)*v.rnd.IntN(60<<10)))
-		k.SubmitOwned(v, raw, multiplex.Safe)
+		k.SubmitOwned(v, raw, len(raw), multiplex.Safe)
 	default:
 		k.Submit(v, resp.AppendCommand(nil, "GET", token), multiplex.Safe)
 	}

@@ -270,7 +270,7 @@ func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special)
 		link.SubmitSpecial(s, raw, flags, sp)
 	case c.owned && len(raw) > 0 && &raw[0] == &s.in[0]:
 		s.inLent = true
-		link.SubmitOwned(s, raw, flags)
+		link.SubmitOwned(s, s.in, len(raw), flags)
 	default:
 		link.Submit(s, raw, flags)
 	}

@@ -47,8 +47,8 @@ const (
 	keepProgress = 4 << 10
 	// largeValue is the size from which a value is read into its place without a copy, and handed on likewise.
 	largeValue = 64 << 10
-	// trustValue is how many times as much memory is set aside for a value as has come of it, so that a client cannot
-	// claim by announcing.
+	// trustValue is how many times as much memory is set aside for a value as has come of it, or half as much again for its
+	// end, so that a client cannot claim by announcing.
 	trustValue = 4
 )
 
@@ -319,12 +319,15 @@ func (s *session) keepProgress(r *resp.Reader) {
 		s.conn.ReadInto(nil)
 		return
 	}
-	room := min(missing, max((trustValue-1)*len(s.in), largeValue))
+	room := max((trustValue-1)*len(s.in), largeValue)
+	if missing < room+room/2 { // no small rest is left, for which it would have to grow again
+		room = missing
+	}
 	if cap(s.in)-len(s.in) < min(room, largeValue) {
-		s.in = append(make([]byte, 0, len(s.in)+room), s.in...)
+		s.in = append(s.w.pool.LargeBuffer(len(s.in)+room, len(s.in)+missing), s.in...)
 	}
 	s.inPlace = true
-	s.conn.ReadInto(s.in[len(s.in):cap(s.in)])
+	s.conn.ReadInto(s.in[len(s.in):min(cap(s.in), len(s.in)+missing)])
 }
 
 // Writable implements eventloop.Handler.
