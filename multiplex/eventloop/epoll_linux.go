@@ -108,13 +108,12 @@ func (p *poller) turn(l *Loop) {
 	}
 }
 
-// wait returns the number of events. It looks first without telling the scheduler, which is cheaper, and only
-// when there is nothing goes to sleep through it.
+// wait returns the number of events. It looks first without telling the scheduler, which is cheaper; then, when there is
+// nothing, lets those run who share the processor, as what they send may be there afterwards; and only then goes to sleep,
+// through the scheduler. (With an upstream and clients on two processors, 50 clients cost a tenth less CPU a command so.)
 func (p *poller) wait(l *Loop) int {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.epoll),
-		uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), 0, 0, 0)
-	if errno == 0 && n > 0 {
-		return int(n)
+	if n := p.look(); n > 0 {
+		return n
 	}
 	ms := -1
 	if d := l.timeout(); d >= 0 {
@@ -123,11 +122,25 @@ func (p *poller) wait(l *Loop) int {
 	if ms == 0 {
 		return 0
 	}
+	_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
+	if n := p.look(); n > 0 {
+		return n
+	}
 	k, err := unix.EpollWait(p.epoll, p.events, ms)
 	if err != nil {
 		return 0 // interrupted
 	}
 	return k
+}
+
+// look returns the number of events that there are.
+func (p *poller) look() int {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.epoll),
+		uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), 0, 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
 }
 
 // other handles a descriptor that is no connection: the mailbox's, or that for those who are set aside.
