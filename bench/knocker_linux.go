@@ -34,16 +34,16 @@ func newKnocker(s *session, t target) (*knocker, error) {
 func (k *knocker) run(ctx context.Context, d time.Duration) error {
 	defer k.close()
 	return k.onThread(func() error {
-		every := time.Second / stormKnocks
+		const every = time.Second / stormKnocks
 		k.now = time.Since(k.begin)
 		start := k.now
-		n := time.Duration(0)
-		for ctx.Err() == nil && (n*every < d || len(k.free) < stormAtOnce) && k.now-start < d+stormPatience {
-			for ; n*every < min(d, k.now-start); n++ {
+		due := time.Duration(0) // after start
+		for ctx.Err() == nil && (due < d || len(k.free) < stormAtOnce) && k.now-start < d+stormPatience {
+			for ; due < min(d, k.now-start); due += every {
 				k.knock()
 			}
-			wait := start + n*every - k.now
-			if n*every >= d {
+			wait := start + due - k.now
+			if due >= d {
 				wait = stormPatience
 			}
 			events, err := k.poll.wait(min(wait, 100*time.Millisecond))

@@ -46,15 +46,14 @@ func (o *outbox) add(b []byte) {
 	if o.pieces == nil {
 		o.pieces = &[][]byte{}
 	}
-	pieces := *o.pieces
-	if n := len(pieces); n > 0 {
-		tail := &pieces[n-1]
+	if n := len(*o.pieces); n > 0 {
+		tail := &(*o.pieces)[n-1]
 		k := min(cap(*tail)-len(*tail), len(b))
 		*tail = append(*tail, b[:k]...)
 		b = b[k:]
 	}
 	if len(b) > 0 {
-		*o.pieces = append(pieces, append(make([]byte, 0, max(outboxPiece, len(b))), b...))
+		*o.pieces = append(*o.pieces, append(make([]byte, 0, max(outboxPiece, len(b))), b...))
 	}
 }
 
