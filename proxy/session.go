@@ -332,7 +332,7 @@ func (s *session) keepProgress(r *resp.Reader) {
 
 // Writable implements eventloop.Handler.
 func (s *session) Writable() {
-	if err := s.out.flush(s.conn); err != nil {
+	if err := s.out.flush(s.conn, &s.w.pieces); err != nil {
 		s.close()
 		return
 	}
@@ -435,7 +435,7 @@ func (s *session) write(b []byte) {
 			return
 		}
 	}
-	s.out.add(b)
+	s.out.add(b, &s.w.pieces)
 	s.boundOutput()
 }
 

@@ -244,12 +244,12 @@ func (s *session) push(frame []byte) {
 	}
 	switch {
 	case s.midway() || s.subs.held.size > 0:
-		s.subs.held.add(frame)
+		s.subs.held.add(frame, &s.w.pieces)
 	case len(frame) > outboxPiece: // a copy for each subscriber would cost more than a write
 		s.write(frame)
 		return
 	default:
-		s.out.add(frame)
+		s.out.add(frame, &s.w.pieces)
 		s.flushLater()
 	}
 	s.boundOutput()
@@ -273,7 +273,7 @@ func (s *session) releaseHeld() {
 	held := &s.subs.held
 	if held.pieces != nil {
 		for _, piece := range *held.pieces {
-			s.out.add(piece)
+			s.out.add(piece, &s.w.pieces)
 		}
 	}
 	*held = outbox{}

@@ -128,7 +128,7 @@ func (s *session) pushTracking(frame []byte) {
 	switch {
 	case s.protocol() != 3 || s.subs == nil || s.state >= leaving:
 	case s.pin != nil && s.inFlight > 0 && !s.pin.blocking:
-		s.subs.held.add(frame)
+		s.subs.held.add(frame, &s.w.pieces)
 		s.boundOutput()
 	default:
 		s.push(frame)

@@ -35,6 +35,7 @@ type worker struct {
 	waking   []*session
 	deferred []*multiplex.Context  // to be left when they have gone on
 	pushed   []*session            // have messages to be written at the end of this turn
+	pieces   pieces                // for outboxes
 	hubs     map[string]*hub       // by user
 	idleHubs []*hub                // may not be needed any more
 	slow     map[*session]struct{} // have been above the soft limit of their output
