@@ -66,6 +66,9 @@ type Config struct {
 	// TCPBacklog is the length of the listen queue. Default 511, as in Redis.
 	TCPBacklog int
 
+	// AuthDelay is how long a source that has given many wrong passwords waits at last until the next is checked. Zero means
+	// not at all. See limits.Guesses.
+	AuthDelay time.Duration
 	// PoolTimeout is how long a session waits for an upstream connection of its own. Zero means that it does
 	// not wait at all. The settings' default is 5 s.
 	PoolTimeout time.Duration
@@ -136,6 +139,7 @@ const (
 	DefaultTCPKeepAlive           = 300 * time.Second
 	DefaultTCPBacklog             = 511
 	DefaultPoolTimeout            = 5 * time.Second
+	DefaultAuthDelay              = 2 * time.Second
 	DefaultUpstreamTimeout        = 5 * time.Second
 	DefaultShutdownTimeout        = 10 * time.Second
 	DefaultProtoMaxBulkLen        = 512 << 20
@@ -222,6 +226,7 @@ func (c Config) Validate() error {
 		{"shutdown-timeout", c.ShutdownTimeout},
 		{"transaction-timeout", c.TransactionTimeout},
 		{"handshake-timeout", c.HandshakeTimeout},
+		{"auth-delay", c.AuthDelay},
 	} {
 		if d.value < 0 || d.value > 24*time.Hour {
 			return &ConfigError{d.setting, d.value.String(), "want a duration from 0s to 24h"}

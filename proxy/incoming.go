@@ -154,6 +154,7 @@ func (s *Server) reportRefusals() {
 	w.loop.AfterFunc(time.Second, s.reportRefusals)
 	s.tellSuppressed(w.loop.Now())
 	s.gate.Sweep(w.loop.Now())
+	s.guesses.Sweep(w.loop.Now())
 	s.forgetProcesses()
 }
 

@@ -35,6 +35,7 @@ type Server struct {
 	gate      *limits.Gate
 	ledger    *limits.Ledger
 	resolver  *peer.Resolver
+	guesses   *limits.Guesses
 	budget    *limits.Budget
 	control   *multiplex.Control
 	learner   *learner
@@ -93,6 +94,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.ledger = limits.NewLedger(cfg.Suspects)
 	s.resolver = peer.NewResolver()
+	s.guesses = limits.NewGuesses(cfg.AuthDelay)
 	s.processes = map[int]*knownProcess{}
 	for _, r := range cfg.Limits {
 		s.gate.SetRule(r, s.started)

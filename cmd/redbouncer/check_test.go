@@ -29,6 +29,7 @@ func Example_check() {
 	// tcp-keepalive: 300s # default
 	// tcp-backlog: 511 # default
 	// maxmemory-clients: 0 # default
+	// auth-delay: 2s # default
 	// handshake-timeout: 0s # default
 	// timeout: 0s # default
 	// transaction-timeout: 60s # default

@@ -25,6 +25,7 @@ var bad = []struct {
 	{"resubscribe", "want yes or no", []string{"maybe", "2"}},
 	{"client-output-buffer-limit", "want", []string{"0", "1gb", "normal 0 0", "slave 0 0 0", "pubsub 1 x 3"}},
 	{"maxmemory-clients", "want", []string{"-1", "5%", "1tb"}},
+	{"auth-delay", "want", []string{"-1", "25h"}},
 	{"handshake-timeout", "want", []string{"-1", "25h"}},
 	{"timeout", "want", []string{"-1", "never", "2147483648"}},
 	{"transaction-timeout", "want", []string{"-1", "25h"}},

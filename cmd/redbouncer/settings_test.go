@@ -46,6 +46,7 @@ var samples = []struct {
 		}
 	}},
 	{"maxmemory-clients", "64mb", func(c *proxy.Config) { c.MaxMemoryClients = 64 << 20 }},
+	{"auth-delay", "250ms", func(c *proxy.Config) { c.AuthDelay = 250 * time.Millisecond }},
 	{"handshake-timeout", "30", func(c *proxy.Config) { c.HandshakeTimeout = 30 * time.Second }},
 	{"resubscribe", "yes", func(c *proxy.Config) { c.Resubscribe = true }},
 	{"timeout", "300", func(c *proxy.Config) { c.Timeout = 5 * time.Minute }},
@@ -150,6 +151,7 @@ func TestTheDefaultsAreTheProxysOwn(t *testing.T) {
 		MaxClients: proxy.DefaultMaxClients, ProtectedMode: proxy.DefaultProtectedMode, PoolSize: proxy.DefaultPoolSize, Loops: proxy.DefaultLoops(),
 		TCPKeepAlive: proxy.DefaultTCPKeepAlive, TCPBacklog: proxy.DefaultTCPBacklog,
 		TransactionTimeout: proxy.DefaultTransactionTimeout,
+		AuthDelay:          proxy.DefaultAuthDelay,
 		PoolTimeout:        proxy.DefaultPoolTimeout, UpstreamTimeout: proxy.DefaultUpstreamTimeout,
 		ShutdownTimeout: proxy.DefaultShutdownTimeout, ProtoMaxBulkLen: proxy.DefaultProtoMaxBulkLen,
 		ClientQueryBufferLimit:  proxy.DefaultClientQueryBufferLimit,
