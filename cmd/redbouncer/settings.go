@@ -36,7 +36,7 @@ type settings struct {
 	TCPKeepAlive            value[seconds]      `name:"tcp-keepalive" default:"${tcp_keepalive}" placeholder:"TIME" group:"clients" help:"Probe a client that has been idle for so long. 0 is never."`
 	TCPBacklog              value[count]        `name:"tcp-backlog" default:"${tcp_backlog}" placeholder:"N" group:"clients" help:"Length of the queue of connections to accept."`
 	MaxMemoryClients        value[sizeOrZero]   `name:"maxmemory-clients" default:"0" placeholder:"SIZE" group:"clients" help:"Bytes in the buffers of all clients. 0 is no bound."`
-	AuthDelay               value[seconds]      `name:"auth-delay" default:"${auth_delay}" placeholder:"TIME" group:"clients" help:"How long who gives many wrong passwords waits at most. 0 is not at all."`
+	AuthDelay               value[seconds]      `name:"auth-delay" default:"${auth_delay}" placeholder:"TIME" group:"clients" help:"How long who tries passwords waits at most. 0 is not."`
 	HandshakeTimeout        value[seconds]      `name:"handshake-timeout" default:"${handshake_timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has sent no command. 0 is never."`
 	Timeout                 value[seconds]      `name:"timeout" default:"${timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has been idle for so long. 0 is never."`
 	TransactionTimeout      value[seconds]      `name:"transaction-timeout" default:"${transaction_timeout}" placeholder:"TIME" group:"clients" help:"Close a client silent for so long in a transaction. 0 is never."`
