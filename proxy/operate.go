@@ -110,7 +110,7 @@ func (s *Server) Set(name, value string) error {
 		for _, p := range parameters {
 			names = append(names, p.name)
 		}
-		return fmt.Errorf("%s cannot be set while the proxy runs: want one of %s", name, strings.Join(names, ", "))
+		return fmt.Errorf("%s cannot be set this way: want one of %s", name, strings.Join(names, ", "))
 	}
 	if d, ok := parseSpan(value); ok && p.isTime() && d%time.Second == 0 {
 		value = strconv.FormatInt(int64(d/time.Second), 10)
