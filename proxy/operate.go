@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
@@ -51,6 +52,7 @@ func (s *Server) Settings() []SettingReport {
 		{"deny-commands", list(c.DenyCommands)},
 		{"proto-max-bulk-len", fmt.Sprint(c.ProtoMaxBulkLen)},
 		{"client-query-buffer-limit", fmt.Sprint(c.ClientQueryBufferLimit)},
+		{"client-output-buffer-limit", c.ClientOutputBufferLimit.String()},
 		{"resubscribe", map[bool]string{true: "yes", false: "no"}[c.Resubscribe]},
 		{"transaction-timeout", inSeconds(c.TransactionTimeout)},
 		{"handshake-timeout", inSeconds(c.HandshakeTimeout)},
@@ -69,8 +71,11 @@ func (s *Server) Settings() []SettingReport {
 	out = append(out, limit)
 	for _, p := range parameters {
 		r := SettingReport{Name: p.name, Value: strconv.FormatInt(p.get(s), 10), Live: true, Reloads: true}
-		if p.isTime() {
+		switch n := p.get(s); {
+		case p.isTime():
 			r.Value += "s"
+		case p.memory && n > 0:
+			r.Value = limits.FormatSize(n)
 		}
 		if s.setSince(p.name) {
 			r.From = RunTime

@@ -87,9 +87,18 @@ func removeStale(path string) {
 // Client answers PROXY on the port of the data: it is for proxy.Config.Console.
 func (s *Server) Client(cmd proxy.ConsoleCommand) []byte { return s.console.Client(cmd) }
 
-// Reload changes who may use the console. Listen, HTTPListen, Version and Log stay as they are. An error is a
-// *proxy.ConfigError, and nothing has been changed.
+// Reload changes who may use the console. Listen, HTTPListen, Version and Log stay as they are. After an error, which is
+// Acceptable's, nothing has been changed.
 func (s *Server) Reload(cfg Config) error {
+	if err := s.Acceptable(cfg); err != nil {
+		return err
+	}
+	s.console.users.Store(&users{cfg.AdminUsers, cfg.StatsUsers})
+	return nil
+}
+
+// Acceptable returns why Reload would not take a configuration, as a *proxy.ConfigError; nil: it would.
+func (s *Server) Acceptable(cfg Config) error {
 	now := s.cfg
 	now.AdminUsers, now.StatsUsers = cfg.AdminUsers, cfg.StatsUsers
 	if err := now.Validate(); err != nil {
@@ -98,7 +107,6 @@ func (s *Server) Reload(cfg Config) error {
 	if tcp, ok := s.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !now.restricted() {
 		return now.exposed()
 	}
-	s.console.users.Store(&users{now.AdminUsers, now.StatsUsers})
 	return nil
 }
 
