@@ -113,7 +113,7 @@ func TestAMissingUpstreamIsToldWithBothThatWouldDo(t *testing.T) {
 
 func TestAFileThatIsNoConfigurationIsToldWhereAndWhy(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
-		{"unknown key", "pool-size: 4\nmaxclient: 5\n", `:2: "maxclient" is not a setting; want one of listen, maxclients, `},
+		{"unknown key", "pool-size: 4\nmaxclient: 5\n", `:2: "maxclient" is not a setting; want one of watch-config, listen, maxclients, `},
 		{"underscores", "pool_size: 4\n", `:1: "pool_size" is not a setting`},
 		{"capitals", "MaxClients: 4\n", `:1: "MaxClients" is not a setting`},
 		{"nested", "redis:\n  maxclients: 5\n", `:1: "redis" is not a setting`},
