@@ -111,6 +111,28 @@ func (s *Server) changeParameters(was, next *Config) {
 	}
 }
 
+// Adopt says that the configuration has been made to say what operators have set. Nothing changes but where a value comes from:
+// what an operator sets meanwhile is not undone.
+func (s *Server) Adopt(next Config) {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	next = next.withDefaults()
+	told := *s.current.Load()
+	told.MaxClients, told.Timeout, told.TCPKeepAlive = next.MaxClients, next.Timeout, next.TCPKeepAlive
+	told.MaxMemoryClients, told.Limits = next.MaxMemoryClients, next.Limits
+	s.settling.Lock()
+	defer s.settling.Unlock()
+	s.current.Store(&told)
+	for name, n := range map[string]int64{
+		"maxclients": int64(told.MaxClients), "timeout": wholeSeconds(int64(told.Timeout)),
+		"tcp-keepalive": wholeSeconds(int64(told.TCPKeepAlive)), "maxmemory-clients": told.MaxMemoryClients,
+	} {
+		if ourParameter([]byte(name)).get(s) == n {
+			delete(s.runtime, name)
+		}
+	}
+}
+
 // setAtRunTime sets a parameter for an operator. It may be called from a loop.
 func (s *Server) setAtRunTime(p *parameter, n int64) {
 	s.settling.Lock()

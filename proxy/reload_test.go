@@ -189,6 +189,33 @@ func TestWhatAnOperatorHasSetStaysUntilTheConfigurationSaysOtherwise(t *testing.
 	expect("limit", "addr each maxclients 6;user eve maxclients 2")
 }
 
+// What is set between the writing of the configuration and its adoption is not undone by it.
+func TestAnAdoptedConfigurationChangesNothingButWhereValuesComeFrom(t *testing.T) {
+	p, cfg := reloading(t, nil)
+	for _, err := range []error{
+		p.Set("timeout", "70"), p.Set("maxclients", "50"), p.Set("tcp-keepalive", "0"), p.Set("maxmemory-clients", "64mb"),
+		p.SetRule("addr each maxclients 7"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := *cfg
+	next.Timeout, next.MaxClients, next.TCPKeepAlive, next.MaxMemoryClients = time.Minute, 50, -1, 64<<20
+	next.Limits = parseRules(t, "addr each maxclients 7")
+	p.Adopt(next)
+	var got strings.Builder
+	for _, s := range p.Server.Settings() {
+		if s.Live {
+			fmt.Fprintf(&got, "%s=%s %s\n", s.Name, s.Value, s.From)
+		}
+	}
+	want := "limit=addr each maxclients 7 \nmaxclients=50 \ntimeout=70s run time\ntcp-keepalive=0s \nmaxmemory-clients=64mb \n"
+	if got.String() != want {
+		t.Errorf("in force are\n%s, want\n%s", got.String(), want)
+	}
+}
+
 func TestAReloadThatIsRefusedChangesNothing(t *testing.T) {
 	p, cfg := reloading(t, func(c *proxy.Config) { c.Loops = 2 })
 	before := fmt.Sprint(p.Server.Settings())

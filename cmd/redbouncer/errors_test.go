@@ -13,6 +13,7 @@ var bad = []struct {
 }{
 	{"listen", "want", []string{"6380", "host", "127.0.0.1:99999", "unix:", ":", ":6380,,:6381"}},
 	{"protected-mode", "want yes or no", []string{"maybe", "1"}},
+	{"watch-config", "want yes or no", []string{"maybe", "always"}},
 	{"allow-dangerous", "want", []string{"get", "config|set", ",", "debug,none", "nosuch", "cluster|nosuch"}},
 	{"deny-commands", "want", []string{"a b", "config|", "|", "get|x", "a|b|c", "*", "keys,none", "exec"}},
 	{"accept-proxy", "want", []string{"127.0.0.1:1", ","}},

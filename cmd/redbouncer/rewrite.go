@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +21,7 @@ import (
 var errChangedFile = errors.New("the configuration file has changed since it was read: PROXY RELOAD first")
 
 // Rewrite implements admin.Settings.
-func (r *reloader) Rewrite(ctx context.Context) ([]admin.SettingChange, error) {
+func (r *reloader) Rewrite(context.Context) ([]admin.SettingChange, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	file := r.inv.file
@@ -45,9 +46,13 @@ func (r *reloader) Rewrite(ctx context.Context) ([]admin.SettingChange, error) {
 	if err := replaceFile(file.path, next); err != nil {
 		return nil, fmt.Errorf("config: cannot write %s: %s", file.path, reason(err))
 	}
-	if _, err := r.readAgain(ctx); err != nil { // so that what has been written is what the program has been told
-		return nil, fmt.Errorf("%s has been written, and cannot be read again: %w", file.path, err)
+	written, err := parse(r.inv.args, io.Discard)
+	if err != nil {
+		return nil, fmt.Errorf("%s has been written, and cannot be read again: %w", file.path, onOneLine(err))
 	}
+	r.keepFixed(written)
+	r.inv = written
+	r.proxy.Adopt(written.settings.config())
 	return changes, nil
 }
 
