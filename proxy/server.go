@@ -134,7 +134,8 @@ func (c *Config) commands() (*table, error) {
 	if c.Console != nil {
 		t.installConsole()
 	}
-	return t, t.restrict(c.AllowDangerous, c.DenyCommands)
+	err := t.restrict(c.AllowDangerous, c.DenyCommands)
+	return t, err
 }
 
 // install hands a table to all loops.

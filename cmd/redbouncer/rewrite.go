@@ -131,15 +131,15 @@ func canonical(name string, words []string) string {
 // replaceFile puts another file in the place of one, with its mode and, where possible, its owner: whoever reads it sees the
 // one or the other. Where the name is a symlink, what it leads to is replaced.
 func replaceFile(path string, text []byte) error {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(real)
+	info, err := os.Stat(target)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(real), ".redbouncer-*")
+	f, err := os.CreateTemp(filepath.Dir(target), ".redbouncer-*")
 	if err != nil {
 		return err
 	}
@@ -155,13 +155,13 @@ func replaceFile(path string, text []byte) error {
 		err = closing
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), real)
+		err = os.Rename(f.Name(), target)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
 		return err
 	}
-	if dir, err := os.Open(filepath.Dir(real)); err == nil { // so that the name outlives a power failure, where that can be had
+	if dir, err := os.Open(filepath.Dir(target)); err == nil { // so that the name outlives a power failure, where that can be had
 		_ = dir.Sync()
 		_ = dir.Close()
 	}

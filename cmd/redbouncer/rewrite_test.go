@@ -141,8 +141,8 @@ timeout: 290s
 
 func TestRewriteWritesNothingThatIsNotTheFiles(t *testing.T) {
 	dir := t.TempDir()
-	real, file := filepath.Join(dir, "real.yaml"), filepath.Join(dir, "link.yaml")
-	must(t, os.WriteFile(real, []byte("maxclients: 10\n"), 0o600))
+	target, file := filepath.Join(dir, "real.yaml"), filepath.Join(dir, "link.yaml")
+	must(t, os.WriteFile(target, []byte("maxclients: 10\n"), 0o600))
 	must(t, os.Symlink("real.yaml", file))
 	t.Setenv("REDBOUNCER_MAXMEMORY_CLIENTS", "1gb")
 	t.Setenv("REDBOUNCER_UPSTREAM", "redis://bob:hunter2@127.0.0.1:1")
@@ -155,7 +155,7 @@ func TestRewriteWritesNothingThatIsNotTheFiles(t *testing.T) {
 	}
 	r.say("CONFIG REWRITE", "\n+maxclients 10 20 written\n", "\n+timeout 10s 60s not written: --timeout goes before the file\n",
 		"\n+maxmemory-clients 1gb 2gb not written: REDBOUNCER_MAXMEMORY_CLIENTS goes before the file\n")
-	if text, _ := os.ReadFile(real); string(text) != "maxclients: 20\n" {
+	if text, _ := os.ReadFile(target); string(text) != "maxclients: 20\n" {
 		t.Errorf("the file is %q", text)
 	}
 	if info, err := os.Lstat(file); err != nil || info.Mode()&os.ModeSymlink == 0 {
@@ -167,10 +167,10 @@ func TestRewriteWritesNothingThatIsNotTheFiles(t *testing.T) {
 	r.say("CONFIG REWRITE", "-ERR the configuration file has changed since it was read: PROXY RELOAD first")
 	r.say("RELOAD", "\n+pool-size 16 7 changed\n")
 	r.say("CONFIG REWRITE", "\n+maxclients 20 30 written\n")
-	if text, _ := os.ReadFile(real); string(text) != "maxclients: 30\npool-size: 7\n" {
+	if text, _ := os.ReadFile(target); string(text) != "maxclients: 30\npool-size: 7\n" {
 		t.Errorf("the file is %q", text)
 	}
-	must(t, os.Remove(real))
+	must(t, os.Remove(target))
 	r.say("CONFIG REWRITE", "-ERR config: cannot read ", "no such file")
 }
 

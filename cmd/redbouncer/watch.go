@@ -74,20 +74,26 @@ func (w *fileWatch) follow() error {
 		if err := w.watcher.Add(filepath.Dir(name)); err != nil {
 			return err
 		}
-		target, err := os.Readlink(name)
-		if err != nil {
-			break // it is the file, or there is none
-		}
-		if !filepath.IsAbs(target) {
-			dir, err := filepath.EvalSymlinks(filepath.Dir(name))
-			if err != nil {
-				break
-			}
-			target = filepath.Join(dir, target)
+		target := linkTarget(name)
+		if target == "" {
+			break
 		}
 		name = target
 	}
 	return nil
+}
+
+// linkTarget is where a symlink leads; empty: it is none, or there is no such file.
+func linkTarget(name string) string {
+	target, err := os.Readlink(name)
+	if err != nil || filepath.IsAbs(target) {
+		return target
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(name))
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, target)
 }
 
 // concerns reports whether an event may be about the file. What happens to other files of a directory is none of ours,
@@ -96,6 +102,6 @@ func (w *fileWatch) concerns(event fsnotify.Event) bool {
 	if slices.Contains(w.names, event.Name) {
 		return true
 	}
-	real, err := filepath.EvalSymlinks(w.path)
-	return err == nil && real != w.real
+	leads, err := filepath.EvalSymlinks(w.path)
+	return err == nil && leads != w.real
 }
