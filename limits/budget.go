@@ -25,16 +25,18 @@ func (k Kind) String() string { return [...]string{"lane", "pin", "control"}[k] 
 // granted in the order in which they came; one that only its kind's share holds back does not hold up the others.
 type Budget struct {
 	// Static after construction.
-	size    int
-	control int // slots kept for Control
-	pins    int // how many may be pins
-	nudge   func()
+	lanes int // slots that are never lent as pins
+	nudge func()
 
 	// mu guards the following fields. It is not held while a grant is delivered.
-	mu   sync.Mutex
-	open [kinds]int
-	wait [kinds][]*Request
-	seq  uint64
+	mu      sync.Mutex
+	size    int // the bound in force
+	target  int // what it is to be: see SetSize
+	control int // slots kept for Control
+	pins    int // how many may be pins
+	open    [kinds]int
+	wait    [kinds][]*Request
+	seq     uint64
 }
 
 // Request is a place in the queue for an upstream connection.
@@ -48,12 +50,39 @@ type Request struct {
 // are enough). Nudge is called, from any goroutine, when somebody waits for a connection that others may be able to
 // make room for; nil: nothing is called.
 func NewBudget(size, lanes int, nudge func()) *Budget {
-	b := &Budget{size: size, nudge: nudge}
+	b := &Budget{lanes: max(lanes, 1), nudge: nudge}
+	b.size = size
+	b.share(size)
+	return b
+}
+
+// share divides a budget of size among the kinds.
+func (b *Budget) share(size int) {
+	b.target, b.control = size, 0
 	if size >= 3 {
 		b.control = 1
 	}
-	b.pins = max(1, size-b.control-max(lanes, 1))
-	return b
+	b.pins = max(1, size-b.control-b.lanes)
+}
+
+// SetSize changes the bound. It rises at once. It sinks as fast as connections can be closed without a client noticing:
+// a pin is its client's until that gives it back. Until then no pin is lent, and the bound in force is what pins, lanes
+// and control need, so that it is kept, and traffic that shares goes on.
+func (b *Budget) SetSize(size int) {
+	b.mu.Lock()
+	b.share(size)
+	b.size = max(size, b.size)
+	b.sink()
+	b.grantAll()
+}
+
+// sink lowers the bound as far as it can be by now.
+func (b *Budget) sink() {
+	if b.size <= b.target {
+		return
+	}
+	lanes := max(b.open[Lane], min(b.lanes, b.target))
+	b.size = min(b.size, max(b.target, b.open[Pin]+lanes+max(b.open[Control], b.control)))
 }
 
 // MaxLanes returns how many loops of one lane each a budget of size can serve with room for a pin.
@@ -64,8 +93,20 @@ func MaxLanes(size int) int {
 	return 1
 }
 
-// Size returns the bound.
-func (b *Budget) Size() int { return b.size }
+// LeastSize returns the smallest budget that so many loops of one lane each can have.
+func LeastSize(loops int) int {
+	if loops <= 1 {
+		return 1
+	}
+	return loops + 2
+}
+
+// Size returns the bound in force.
+func (b *Budget) Size() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.size
+}
 
 // Open returns how many connections of a kind have been granted and not been given back.
 func (b *Budget) Open(k Kind) int {
@@ -131,6 +172,7 @@ func (b *Budget) Release(k Kind) {
 		panic("bug: an upstream connection was given back twice")
 	}
 	b.open[k]--
+	b.sink()
 	b.grantAll()
 }
 
@@ -181,7 +223,7 @@ func (b *Budget) room(k Kind) bool {
 	return data+max(b.open[Control], b.control) < b.size
 }
 
-// Wanted reports whether anybody waits, so that nobody may keep a connection that he does not use.
+// Wanted reports whether anybody waits, or the bound is to sink, so that nobody may keep a connection that he does not use.
 func (b *Budget) Wanted() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -189,10 +231,11 @@ func (b *Budget) Wanted() bool {
 }
 
 func (b *Budget) wanted() bool {
-	return len(b.wait[Lane])+len(b.wait[Pin])+len(b.wait[Control]) > 0
+	return len(b.wait[Lane])+len(b.wait[Pin])+len(b.wait[Control]) > 0 || b.size > b.target
 }
 
-// Pressed reports whether somebody waits for a connection that a lane could make room for.
+// Pressed reports whether somebody waits for a connection that a lane could make room for, or there are more lanes than a
+// bound that is to sink leaves room for.
 func (b *Budget) Pressed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -200,5 +243,5 @@ func (b *Budget) Pressed() bool {
 }
 
 func (b *Budget) pressed() bool {
-	return len(b.wait[Lane]) > 0 || len(b.wait[Control]) > 0 || len(b.wait[Pin]) > 0 && b.open[Pin] < b.pins
+	return b.size > b.target && b.open[Lane] > b.lanes || len(b.wait[Lane]) > 0 || len(b.wait[Control]) > 0 || len(b.wait[Pin]) > 0 && b.open[Pin] < b.pins
 }

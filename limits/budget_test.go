@@ -407,3 +407,67 @@ func useBudget(b *limits.Budget, held *book, rnd *rand.Rand) {
 		b.Release(k)
 	}
 }
+
+// A bound that is lowered is lowered as connections are given back. It is never exceeded meanwhile, no pin is lent, and lanes
+// keep their slots.
+func TestABudgetSinksAsConnectionsAreGivenBack(t *testing.T) {
+	nudges := 0
+	b := limits.NewBudget(16, 2, func() { nudges++ })
+	for range 10 {
+		must(t, b, limits.Pin)
+	}
+	for range 4 {
+		must(t, b, limits.Lane)
+	}
+	b.SetSize(6)
+	if b.Size() != 15 || nudges == 0 || !b.Wanted() || !b.Pressed() { // ten pins, four lanes, one for control
+		t.Fatalf("at first it is %d, after %d nudges, wanted %t, pressed %t", b.Size(), nudges, b.Wanted(), b.Pressed())
+	}
+	mustNot(t, b, limits.Pin)
+	mustNot(t, b, limits.Lane)
+	b.Release(limits.Lane)
+	b.Release(limits.Lane)
+	b.Release(limits.Lane)
+	if b.Size() != 13 || b.Pressed() { // a slot is kept for the second lane
+		t.Errorf("with ten pins and one lane it is %d, pressed %t", b.Size(), b.Pressed())
+	}
+	must(t, b, limits.Lane)
+	for want := 12; want >= 6; want-- {
+		b.Release(limits.Pin)
+		if b.Size() != want {
+			t.Errorf("it is %d, want %d", b.Size(), want)
+		}
+		mustNot(t, b, limits.Pin)
+	}
+	b.Release(limits.Pin)
+	must(t, b, limits.Pin) // three pins, two lanes, one for control
+	mustNot(t, b, limits.Pin)
+	must(t, b, limits.Control)
+	for range 3 {
+		b.Release(limits.Pin)
+	}
+	b.Release(limits.Lane)
+	b.Release(limits.Lane)
+	b.Release(limits.Control)
+	mustBeEmpty(t, b)
+	if b.Size() != 6 {
+		t.Errorf("at the end it is %d", b.Size())
+	}
+}
+
+func TestABudgetThatGrowsServesThoseThatWait(t *testing.T) {
+	b := limits.NewBudget(3, 1, nil)
+	must(t, b, limits.Pin)
+	granted := 0
+	for range 5 {
+		if b.Acquire(limits.Pin, func() { granted++ }) == nil {
+			t.Fatal("there was room")
+		}
+	}
+	for _, step := range []struct{ size, granted int }{{5, 2}, {4, 2}, {6, 3}, {99, 5}} {
+		b.SetSize(step.size)
+		if granted != step.granted {
+			t.Errorf("of a size of %d, %d are granted, want %d", step.size, granted, step.granted)
+		}
+	}
+}

@@ -99,13 +99,16 @@ func MostWaiting(rules []Rule) (n int) {
 
 // MostWaiting returns how many connections the rules in force may keep waiting at the door; given more rules, as if those
 // were in force as well, each in the place of the one with the same head.
-func (g *Gate) MostWaiting(more ...Rule) int {
+func (g *Gate) MostWaiting(more ...Rule) int { return g.MostWaitingWithout(nil, more...) }
+
+// MostWaitingWithout is MostWaiting as if rules with the heads of some others were not in force.
+func (g *Gate) MostWaitingWithout(some []Rule, more ...Rule) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := g.mostOutside() + MostWaiting(more)
-	for i := range more {
+	for _, other := range slices.Concat(some, more) {
 		for _, r := range append([]*ruleState{g.total.rule}, g.rules...) {
-			if r.Head() == more[i].Head() {
+			if r.Head() == other.Head() {
 				n -= r.mostOutside()
 			}
 		}

@@ -27,8 +27,25 @@ func (g *Gate) SetMax(maxclients int, now time.Time) {
 
 // SetRule puts a rule in force, in the place of the one with the same head, if there is one.
 func (g *Gate) SetRule(r Rule, now time.Time) {
+	g.SetRules([]Rule{r}, nil, now)
+}
+
+// SetRules puts rules in force, each in the place of the one with the same head, and takes those with other heads out of
+// force: all at once, so that no client is decided on by some of them.
+func (g *Gate) SetRules(set, unset []Rule, now time.Time) {
 	g.mu.Lock()
 	defer g.unlock()
+	for _, r := range unset {
+		g.remove(r, now)
+	}
+	for _, r := range set {
+		g.put(r, now)
+	}
+	g.apply(now)
+}
+
+// put adds or replaces a rule. Clients are not counted by it before apply.
+func (g *Gate) put(r Rule, now time.Time) {
 	head := r.Head()
 	i := slices.IndexFunc(g.rules, func(x *ruleState) bool { return x.Head() == head })
 	switch {
@@ -43,7 +60,6 @@ func (g *Gate) SetRule(r Rule, now time.Time) {
 	default:
 		g.rules = append(g.rules, &ruleState{Rule: r.withDefaults(), groups: map[string]*group{}})
 	}
-	g.apply(now)
 }
 
 // refresh has a group keep to what its rule says now.
@@ -59,17 +75,26 @@ func (x *group) refresh(now time.Time) {
 func (g *Gate) UnsetRule(head Rule, now time.Time) bool {
 	g.mu.Lock()
 	defer g.unlock()
+	if !g.remove(head, now) {
+		return false
+	}
+	g.apply(now)
+	return true
+}
+
+// remove takes out the rule with a head, and reports whether there was one. Clients are counted by it until apply.
+func (g *Gate) remove(head Rule, now time.Time) bool {
 	text := head.Head()
 	i := slices.IndexFunc(g.rules, func(x *ruleState) bool { return x.Head() == text })
 	switch {
 	case head.Total && g.total.rule.text() != "total":
 		g.total.rule.Rule = Rule{Total: true}.withDefaults()
+		g.total.refresh(now)
 	case i >= 0:
 		g.rules = slices.Delete(slices.Clone(g.rules), i, i+1)
 	default:
 		return false
 	}
-	g.apply(now)
 	return true
 }
 
@@ -180,6 +205,9 @@ func (x *group) report() GroupReport {
 		Refused: x.refused, Queued: x.queued, Evicted: x.evicted, WouldRefuse: x.wouldRefuse,
 	}
 }
+
+// InForce returns the rule's text as Rules shows it once it is in force.
+func (r Rule) InForce() string { return (&ruleState{Rule: r.withDefaults()}).text() }
 
 // text returns the rule as it was given: what it does not say is not said.
 func (r *ruleState) text() string {

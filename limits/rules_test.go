@@ -1,6 +1,7 @@
 package limits_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -260,4 +261,33 @@ func TestRulesChangeWhileClientsAreIn(t *testing.T) {
 	s.rule("total overflow reject")
 	s.are(refused, "e")
 	s.empties()
+}
+
+// Rules are exchanged at once: nobody is let in between the end of one and the beginning of another.
+func TestRulesAreExchangedAtOnce(t *testing.T) {
+	g := limits.NewGate(100, time.Minute)
+	now := time.Now()
+	rule := func(text string) limits.Rule {
+		t.Helper()
+		r, err := limits.ParseRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	g.SetRules([]limits.Rule{rule("user bob maxclients 1"), rule("total overflow queue")}, nil, now)
+	ids := limits.Identities{limits.ByUser: "bob", limits.ByAddr: "10.0.0.7"}
+	first := g.Admit(&ids, nil, now)
+	g.SetRules([]limits.Rule{rule("addr each maxclients 1")}, []limits.Rule{rule("user bob maxclients 1"), rule("total overflow queue")}, now)
+	second := g.Admit(&ids, nil, now)
+	if first.State() != limits.Admitted || second.State() != limits.Refused {
+		t.Errorf("the first is %v, the second %v", first.State(), second.State())
+	}
+	var texts []string
+	for _, r := range g.Rules() {
+		texts = append(texts, r.Rule)
+	}
+	if got := strings.Join(texts, ";"); got != "total;addr each maxclients 1" {
+		t.Errorf("in force are %s", got)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
@@ -25,12 +26,14 @@ import (
 // Nothing is cached: each check is the upstream's answer at that moment.
 type Control struct {
 	// Static after construction.
-	up      *Upstream
-	budget  *limits.Budget
-	timeout time.Duration
-	jobs    chan *job
-	stop    chan struct{}
-	done    chan struct{}
+	up     *Upstream
+	budget *limits.Budget
+	jobs   chan *job
+	stop   chan struct{}
+	done   chan struct{}
+
+	// Atomic.
+	timeout atomic.Int64 // a time.Duration
 
 	// Owned by Run.
 	nc    net.Conn
@@ -68,17 +71,24 @@ var ErrLost = errors.New("upstream connection lost with a command in flight")
 // NewControl returns a Control that does nothing until Run is called. Timeout bounds how long a job waits for its turn
 // and for the upstream.
 func NewControl(up *Upstream, budget *limits.Budget, timeout time.Duration) *Control {
-	return &Control{
-		up: up, budget: budget, timeout: timeout,
-		jobs: make(chan *job, maxJobs), stop: make(chan struct{}), done: make(chan struct{}),
+	c := &Control{
+		up: up, budget: budget, jobs: make(chan *job, maxJobs), stop: make(chan struct{}), done: make(chan struct{}),
 	}
+	c.SetTimeout(timeout)
+	return c
 }
+
+// SetTimeout changes the timeout of jobs that come from now on. It may be called from any goroutine.
+func (c *Control) SetTimeout(timeout time.Duration) { c.timeout.Store(int64(timeout)) }
+
+// due is until when a job may take that comes now.
+func (c *Control) due() time.Time { return time.Now().Add(time.Duration(c.timeout.Load())) }
 
 // Check sends a command, which is AUTH or HELLO and may change nothing but who the connection is and which
 // protocol it speaks, and calls done with the reply, from another goroutine. The caller must not change raw. It
 // reports false if too many jobs wait.
 func (c *Control) Check(raw []byte, done func(reply []byte, err error)) bool {
-	return c.submit(&job{raw: raw, due: time.Now().Add(c.timeout), done: done})
+	return c.submit(&job{raw: raw, due: c.due(), done: done})
 }
 
 // Do runs a command, which must leave nothing behind on the connection, and calls done with the reply, from another
@@ -86,7 +96,7 @@ func (c *Control) Check(raw []byte, done func(reply []byte, err error)) bool {
 // upstream does not accept whom it is to be run as, and wraps ErrLost if the command may have been run all the same.
 // The caller must not change raw. It reports false if too many jobs wait.
 func (c *Control) Do(as Actor, raw []byte, done func(reply []byte, err error)) bool {
-	return c.submit(&job{as: &as, raw: raw, due: time.Now().Add(c.timeout), done: done})
+	return c.submit(&job{as: &as, raw: raw, due: c.due(), done: done})
 }
 
 // Probe finds out whether the upstream would take a command, without having it run: it is queued in a transaction that
@@ -94,7 +104,7 @@ func (c *Control) Do(as Actor, raw []byte, done func(reply []byte, err error)) b
 // if the user may not use transactions: then it is not asked. The command must be one that is queued in a transaction.
 // The caller must not change raw. Probe reports false if too many jobs wait.
 func (c *Control) Probe(as Actor, raw []byte, done func(refusal []byte, err error)) bool {
-	return c.submit(&job{as: &as, raw: raw, probe: true, due: time.Now().Add(c.timeout), done: done})
+	return c.submit(&job{as: &as, raw: raw, probe: true, due: c.due(), done: done})
 }
 
 func (c *Control) submit(j *job) bool {

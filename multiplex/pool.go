@@ -40,29 +40,29 @@ type Config struct {
 // belongs to the loop.
 type Pool struct {
 	// Static after construction.
-	loop            *eventloop.Loop
-	up              *Upstream
-	budget          *limits.Budget
-	upstreamTimeout time.Duration
-	pushed          func(*Context, []byte)
-	untracked       func(*Context)
-	log             *slog.Logger
-	opened, broken  func()
-	vanished        func(user string)
+	loop           *eventloop.Loop
+	up             *Upstream
+	budget         *limits.Budget
+	pushed         func(*Context, []byte)
+	untracked      func(*Context)
+	log            *slog.Logger
+	opened, broken func()
+	vanished       func(user string)
 
 	// Owned by the loop.
-	contexts map[Key]*Context
-	creds    map[string]*credential
-	links    map[*Link]struct{}
-	pinQueue map[*limits.Request]*PinRequest // those that wait for the budget
-	idle     []*Link                         // pins that nobody holds; the last one was used last
-	dirty    []*Link
-	spare    spares
-	backoff  backoff
-	serial   uint64
-	met      bool // a connection has been opened in a client's first context
-	unauth   bool // the upstream wants clients to authenticate that have not
-	pressed  bool // somebody may be waiting for a connection that this pool could spare
+	upstreamTimeout time.Duration
+	contexts        map[Key]*Context
+	creds           map[string]*credential
+	links           map[*Link]struct{}
+	pinQueue        map[*limits.Request]*PinRequest // those that wait for the budget
+	idle            []*Link                         // pins that nobody holds; the last one was used last
+	dirty           []*Link
+	spare           spares
+	backoff         backoff
+	serial          uint64
+	met             bool // a connection has been opened in a client's first context
+	unauth          bool // the upstream wants clients to authenticate that have not
+	pressed         bool // somebody may be waiting for a connection that this pool could spare
 
 	// Atomic.
 	lostLinks atomic.Uint64
@@ -160,6 +160,9 @@ func (p *Pool) forget(c *Context) {
 	}
 	delete(p.creds, c.User)
 }
+
+// SetUpstreamTimeout changes how long requests that are to be sent again wait, from the next one that begins to.
+func (p *Pool) SetUpstreamTimeout(timeout time.Duration) { p.upstreamTimeout = timeout }
 
 // Flush writes what has been submitted since the last time, one write a connection. Only then does it make room
 // for others, so that a lane has served those who waited for it before it goes.

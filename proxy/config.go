@@ -115,6 +115,14 @@ type OutputLimits struct {
 	PubSub OutputLimit // of clients that are subscribed
 }
 
+// String returns the limits as Redis writes them.
+func (l OutputLimits) String() string {
+	text := func(o OutputLimit) string {
+		return fmt.Sprintf("%d %d %d", o.Hard, o.Soft, o.SoftTime/time.Second)
+	}
+	return "normal " + text(l.Normal) + " pubsub " + text(l.PubSub)
+}
+
 // OutputLimit is how much a client may leave unread: Hard bytes at most, and more than Soft bytes for less than SoftTime.
 // Zero is no limit.
 type OutputLimit struct {

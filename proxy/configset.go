@@ -60,7 +60,7 @@ var parameters = []parameter{
 
 // readyForClients returns what Redis says if the process cannot have as many clients.
 func readyForClients(s *Server, n int64) error {
-	fits, ok := s.roomFor(int(n), s.gate.MostWaiting())
+	fits, ok := roomFor(s.current.Load(), int(n), s.gate.MostWaiting())
 	if ok {
 		return nil
 	}
@@ -219,7 +219,7 @@ func (ch *configChange) check(s *Server) (numbers []int64, refusal []byte) {
 func (ch *configChange) apply(s *Server, numbers []int64) {
 	var set []string
 	for i, p := range ch.ours {
-		p.set(s, numbers[i])
+		s.setAtRunTime(p, numbers[i])
 		set = append(set, p.name+"="+ch.values[i])
 	}
 	s.cfg.Log.Info("settings changed by CONFIG SET", "settings", strings.Join(set, " "))

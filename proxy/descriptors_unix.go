@@ -27,14 +27,14 @@ func prefacesOf(cfg *Config) int {
 	return maxPrefaces
 }
 
-// roomFor raises the soft limit on open files to what so many clients need, and so many that wait. If it cannot, it returns
-// how many clients there would be room for.
-func (s *Server) roomFor(maxclients, waiting int) (fits int, ok bool) {
+// roomFor raises the soft limit on open files to what so many clients need, and so many that wait, with a configuration. If
+// it cannot, it returns how many clients there would be room for.
+func roomFor(cfg *Config, maxclients, waiting int) (fits int, ok bool) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return maxclients, true // as at the start: it is not known, and accepting will tell
 	}
-	spare := spareDescriptors(&s.cfg, waiting) + s.cfg.PoolSize
+	spare := spareDescriptors(cfg, waiting) + cfg.PoolSize
 	need := uint64(maxclients + spare)
 	if limit.Cur >= need {
 		return maxclients, true
@@ -52,6 +52,11 @@ func (s *Server) roomFor(maxclients, waiting int) (fits int, ok bool) {
 
 // maxGrown bounds the table of descriptors that is made at the start, which takes 8 bytes of the kernel's memory for each.
 const maxGrown = 1 << 16
+
+// neededBy is how many descriptors a configuration needs, with so many clients, and so many that wait.
+func neededBy(cfg *Config, maxclients, waiting int) int {
+	return spareDescriptors(cfg, waiting) + cfg.PoolSize + maxclients
+}
 
 // growDescriptors has the kernel make its table of our descriptors as large as it will have to be. It would double it each
 // time that it is full, and have whoever opened the descriptor too many wait for 5 to 20 ms, as we have several threads

@@ -18,7 +18,7 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 	s.turn++
 	c := &s.caller
 	*c = s.call(in, listener)
-	if slices.Contains(s.cfg.AcceptProxy, listener) {
+	if slices.Contains(s.workers[0].cfg.AcceptProxy, listener) {
 		mine := *c
 		s.keepAliveOf(in)
 		s.hand(w, func() { w.introduce(mine) }, in)
@@ -46,7 +46,7 @@ func (s *Server) keepAliveOf(in eventloop.Incoming) { in.KeepAlive(time.Duration
 // turnsAway returns what a client is told that protected mode refuses; nil: it does not. One that there is no place for
 // anyway is told that instead, but does not wait for one either.
 func (s *Server) turnsAway(c *caller) []byte {
-	if !s.protected || isLocal(c.remote) {
+	if !s.protected.Load() || isLocal(c.remote) {
 		return nil
 	}
 	c.outsider = true

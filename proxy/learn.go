@@ -18,14 +18,15 @@ import (
 // compiled in. Nothing of this is on the way of a command.
 type learner struct {
 	// Static after construction.
-	base    *table       // compiled in, with what the operator forbids
 	install func(*table) // hands a table to all loops
 	log     *slog.Logger
 
 	// mu guards the following fields.
 	mu      sync.Mutex
-	stale   bool // the upstream may know other commands than the table says
-	changes int  // counts the reasons for that
+	base    *table  // compiled in, with what the operator forbids
+	known   []facts // what the upstream has said last
+	stale   bool    // the upstream may know other commands than the table says
+	changes int     // counts the reasons for that
 	asked   time.Time
 	waiting bool            // for the answer
 	silent  map[string]bool // users that may not ask
@@ -50,6 +51,16 @@ func (l *learner) changed() {
 	l.stale, l.waiting = true, false
 	l.changes++
 	clear(l.silent)
+}
+
+// rebase has the operator forbid other commands. What the upstream has said stays.
+func (l *learner) rebase(base *table) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.base = base
+	l.changes++ // an answer that is being looked at would bring back the table of before: it is asked for again
+	l.stale, l.waiting = true, false
+	l.install(base.merge(l.known))
 }
 
 // due reports whether it is time to ask.
@@ -86,9 +97,9 @@ func (l *learner) ask(link *multiplex.Link, now time.Time) {
 // loop should be kept, and ends by itself.
 func (l *learner) answered(change int, user string, commands, info []byte) {
 	var learned *table
-	facts, err := parseFacts(commands)
+	known, err := parseFacts(commands)
 	if err == nil {
-		learned = l.base.merge(facts)
+		learned = l.compiledIn().merge(known)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,13 +112,19 @@ func (l *learner) answered(change int, user string, commands, info []byte) {
 		l.silent[user] = !passing(commands)
 		return
 	}
-	l.stale = false
+	l.stale, l.known = false, known
 	l.install(learned)
 	if missing := missingEssentials(info); len(missing) > 0 && !l.told {
 		l.told = true
 		l.log.Info("upstream lacks commands that sessions are made of; where they have been renamed, a client that uses "+
 			"the new names keeps an upstream connection", "commands", strings.Join(missing, " "))
 	}
+}
+
+func (l *learner) compiledIn() *table {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.base
 }
 
 // passing reports whether an error is one of an upstream that will have another answer soon.

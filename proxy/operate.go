@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
@@ -20,12 +21,17 @@ import (
 // SettingReport is a setting and its value in force.
 type SettingReport struct {
 	Name, Value string
-	Live        bool // it can be changed while the server runs: see Set, and SetRule for limit
+	From        string // where the value comes from; empty: from the configuration
+	Live        bool   // an operator can change it while the server runs: see Set, and SetRule for limit
+	Reloads     bool   // Reload changes it
 }
+
+// RunTime is where a value comes from that an operator has set while the server runs.
+const RunTime = "run time"
 
 // Settings returns the settings in force of what the server has been told, with no secrets in them.
 func (s *Server) Settings() []SettingReport {
-	c := &s.cfg
+	c := s.current.Load()
 	list := func(words []string) string {
 		if len(words) == 0 {
 			return "none"
@@ -33,46 +39,61 @@ func (s *Server) Settings() []SettingReport {
 		return strings.Join(words, ",")
 	}
 	out := []SettingReport{
-		{"listen", list(c.Listen), false},
-		{"accept-proxy", list(c.AcceptProxy), false},
-		{"trusted-proxies", cmp.Or(strings.ReplaceAll(c.TrustedProxies.String(), " ", ","), "none"), false},
-		{"suspect", strings.ReplaceAll(s.ledger.Rules().String(), "\n", ";"), false},
-		{"limit", s.limitsInForce(), true},
-		{"protected-mode", c.ProtectedMode, false},
-		{"allow-dangerous", list(c.AllowDangerous), false},
-		{"deny-commands", list(c.DenyCommands), false},
-		{"proto-max-bulk-len", fmt.Sprint(c.ProtoMaxBulkLen), false},
-		{"client-query-buffer-limit", fmt.Sprint(c.ClientQueryBufferLimit), false},
-		{"resubscribe", map[bool]string{true: "yes", false: "no"}[c.Resubscribe], false},
-		{"transaction-timeout", inSeconds(c.TransactionTimeout), false},
-		{"handshake-timeout", inSeconds(c.HandshakeTimeout), false},
-		{"tcp-backlog", fmt.Sprint(c.TCPBacklog), false},
-		{"upstream", c.Upstream.String(), false},
-		{"pool-size", fmt.Sprint(s.budget.Size()), false},
-		{"pool-timeout", inSeconds(c.PoolTimeout), false},
-		{"upstream-timeout", inSeconds(c.UpstreamTimeout), false},
-		{"loops", fmt.Sprint(len(s.workers)), false},
-		{"shutdown-timeout", inSeconds(c.ShutdownTimeout), false},
+		{Name: "listen", Value: list(c.Listen)},
+		{Name: "upstream", Value: c.Upstream.String()},
+		{Name: "loops", Value: fmt.Sprint(len(s.workers))},
 	}
+	for _, x := range []struct{ name, value string }{
+		{"accept-proxy", list(c.AcceptProxy)},
+		{"trusted-proxies", cmp.Or(strings.ReplaceAll(c.TrustedProxies.String(), " ", ","), "none")},
+		{"suspect", strings.ReplaceAll(s.ledger.Rules().String(), "\n", ";")},
+		{"protected-mode", c.ProtectedMode},
+		{"allow-dangerous", list(c.AllowDangerous)},
+		{"deny-commands", list(c.DenyCommands)},
+		{"proto-max-bulk-len", fmt.Sprint(c.ProtoMaxBulkLen)},
+		{"client-query-buffer-limit", fmt.Sprint(c.ClientQueryBufferLimit)},
+		{"client-output-buffer-limit", c.ClientOutputBufferLimit.String()},
+		{"resubscribe", map[bool]string{true: "yes", false: "no"}[c.Resubscribe]},
+		{"transaction-timeout", inSeconds(c.TransactionTimeout)},
+		{"handshake-timeout", inSeconds(c.HandshakeTimeout)},
+		{"tcp-backlog", fmt.Sprint(c.TCPBacklog)},
+		{"pool-size", fmt.Sprint(s.budget.Size())},
+		{"pool-timeout", inSeconds(c.PoolTimeout)},
+		{"upstream-timeout", inSeconds(c.UpstreamTimeout)},
+		{"shutdown-timeout", inSeconds(c.ShutdownTimeout)},
+	} {
+		out = append(out, SettingReport{Name: x.name, Value: x.value, Reloads: true})
+	}
+	limit := SettingReport{Name: "limit", Value: cmp.Or(strings.Join(s.rulesInForce(), ";"), "none"), Live: true, Reloads: true}
+	if s.rulesChanged() {
+		limit.From = RunTime
+	}
+	out = append(out, limit)
 	for _, p := range parameters {
-		value := strconv.FormatInt(p.get(s), 10)
-		if p.isTime() {
-			value += "s"
+		r := SettingReport{Name: p.name, Value: strconv.FormatInt(p.get(s), 10), Live: true, Reloads: true}
+		switch n := p.get(s); {
+		case p.isTime():
+			r.Value += "s"
+		case p.memory && n > 0:
+			r.Value = limits.FormatSize(n)
 		}
-		out = append(out, SettingReport{p.name, value, true})
+		if s.setSince(p.name) {
+			r.From = RunTime
+		}
+		out = append(out, r)
 	}
 	return out
 }
 
-// limitsInForce are the rules, as the setting limit has them.
-func (s *Server) limitsInForce() string {
+// rulesInForce are the limits, as the setting has them.
+func (s *Server) rulesInForce() []string {
 	var texts []string
 	for _, r := range s.gate.Rules() {
 		if r.Rule != "total" {
 			texts = append(texts, r.Rule)
 		}
 	}
-	return cmp.Or(strings.Join(texts, ";"), "none")
+	return texts
 }
 
 func inSeconds(d time.Duration) string {
@@ -94,7 +115,7 @@ func (s *Server) Set(name, value string) error {
 		for _, p := range parameters {
 			names = append(names, p.name)
 		}
-		return fmt.Errorf("%s cannot be set while the proxy runs: want one of %s", name, strings.Join(names, ", "))
+		return fmt.Errorf("%s cannot be set this way: want one of %s", name, strings.Join(names, ", "))
 	}
 	if d, ok := parseSpan(value); ok && p.isTime() && d%time.Second == 0 {
 		value = strconv.FormatInt(int64(d/time.Second), 10)
@@ -105,7 +126,7 @@ func (s *Server) Set(name, value string) error {
 		_, why, _ := strings.Cut(strings.TrimSpace(string(refusal)), " - ")
 		return fmt.Errorf("%s %s: %s", p.name, value, why)
 	}
-	p.set(s, numbers[0])
+	s.setAtRunTime(p, numbers[0])
 	return nil
 }
 

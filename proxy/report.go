@@ -132,7 +132,7 @@ func (s *Server) SetRule(text string) error {
 		return err
 	}
 	now, then := s.gate.MostWaiting(), s.gate.MostWaiting(r)
-	if _, ok := s.roomFor(s.gate.Stats().Max, then); !ok && then > now {
+	if _, ok := roomFor(s.current.Load(), s.gate.Stats().Max, then); !ok && then > now {
 		return errors.New("the process may not open as many files as clients could wait then: want a smaller queue-size, a lower " +
 			"maxclients, or a higher limit on open files (ulimit -n)")
 	}

@@ -28,7 +28,7 @@ func DefaultLoops() int { return min(max(runtime.GOMAXPROCS(0)/2, 1), 4) }
 // Server is the proxy. Create it with New.
 type Server struct {
 	// Static after construction.
-	cfg       Config
+	cfg       Config // of the start: see current
 	listeners []net.Listener
 	workers   []*worker
 	started   time.Time
@@ -39,9 +39,10 @@ type Server struct {
 	budget    *limits.Budget
 	control   *multiplex.Control
 	learner   *learner
-	protected bool // clients of other hosts are refused
 
 	// Atomic.
+	current   atomic.Pointer[Config] // what the server has been told last: see Reload
+	protected atomic.Bool            // clients of other hosts are refused
 	ids       atomic.Int64
 	phase     atomic.Int32 // see Ready
 	counters  counters
@@ -57,6 +58,12 @@ type Server struct {
 	consoles     sync.WaitGroup // commands that Config.Console is at
 
 	posting sync.Mutex // held while something is posted to all loops
+
+	reloading sync.Mutex // held by Reload; no loop waits for it
+
+	// settling guards the following field. It is held for no longer than it takes to set a parameter.
+	settling sync.Mutex
+	runtime  map[string]bool // parameters that an operator has set since the configuration has, by name
 
 	// Owned by the first worker's loop.
 	turn       int // which worker gets the next client
@@ -79,19 +86,19 @@ func New(cfg Config) (*Server, error) {
 		cfg.Log.Warn("loops lowered: each needs an upstream connection", "loops", lanes, "pool-size", cfg.PoolSize)
 		cfg.Loops = lanes
 	}
+	told := cfg
 	if err := fitDescriptors(&cfg); err != nil {
 		return nil, err
 	}
-	commands := newTable()
-	if cfg.Console != nil {
-		commands.installConsole()
-	}
-	if err := commands.restrict(cfg.AllowDangerous, cfg.DenyCommands); err != nil {
+	commands, err := cfg.commands()
+	if err != nil {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, started: time.Now(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), protected: cfg.protects(),
+		cfg: cfg, started: time.Now(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), runtime: map[string]bool{},
 	}
+	s.current.Store(&told)
+	s.protected.Store(cfg.protects())
 	s.ledger = limits.NewLedger(cfg.Suspects)
 	s.resolver = peer.NewResolver()
 	s.guesses = limits.NewGuesses(cfg.AuthDelay)
@@ -121,6 +128,16 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.setKeepAlive(cfg.TCPKeepAlive)
 	return s, nil
+}
+
+// commands returns the table of commands, with what is refused.
+func (c *Config) commands() (*table, error) {
+	t := newTable()
+	if c.Console != nil {
+		t.installConsole()
+	}
+	err := t.restrict(c.AllowDangerous, c.DenyCommands)
+	return t, err
 }
 
 // install hands a table to all loops.
@@ -221,7 +238,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.phase.Store(phaseServing)
 		<-ctx.Done()
 		s.phase.Store(phaseStopping)
-		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
+		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.current.Load().ShutdownTimeout.String())
 		err = s.drain()
 	}
 	stopKeeping()
@@ -259,7 +276,7 @@ func (s *Server) accept() error {
 func (s *Server) announce() {
 	for _, addr := range s.Addrs() {
 		s.cfg.Log.Info("listening", "listen", addr.String())
-		if s.protected && beyondLoopback(addr) {
+		if s.protected.Load() && beyondLoopback(addr) {
 			s.cfg.Log.Warn("protected mode is in force, because the upstream URL holds credentials: clients of other hosts are "+
 				"refused; see protected-mode", "listen", addr.String())
 		}
@@ -285,7 +302,7 @@ func (s *Server) drain() error {
 	select {
 	case <-drained:
 		return nil
-	case <-time.After(s.cfg.ShutdownTimeout):
+	case <-time.After(s.current.Load().ShutdownTimeout):
 		return errors.New("shutdown-timeout has passed: the clients that were left have been closed")
 	}
 }

@@ -69,7 +69,7 @@ type counters struct {
 func newWorker(s *Server) (*worker, error) {
 	w := &worker{
 		srv: s, index: len(s.workers), cfg: &s.cfg, log: s.cfg.Log, control: s.control, counters: &s.counters, ids: &s.ids,
-		learner: s.learner, table: s.learner.base, done: make(chan struct{}), hubs: map[string]*hub{},
+		learner: s.learner, table: s.learner.compiledIn(), done: make(chan struct{}), hubs: map[string]*hub{},
 		slow: map[*session]struct{}{}, waiting: map[*door]struct{}{}, tracking: map[*multiplex.Context]*trackingTable{},
 	}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
@@ -125,6 +125,22 @@ func (w *worker) learn() {
 func (w *worker) reloaded(reply []byte) {
 	if !isErrorReply(reply) {
 		w.learner.changed()
+	}
+}
+
+// reconfigure has the loop and its sessions keep to another configuration.
+func (w *worker) reconfigure(cfg *Config) {
+	before := w.cfg
+	w.cfg = cfg
+	w.reader.MaxBulk, w.scanner.MaxBulk = cfg.ProtoMaxBulkLen, cfg.ProtoMaxBulkLen
+	w.pool.SetUpstreamTimeout(cfg.UpstreamTimeout)
+	if before.ClientOutputBufferLimit == cfg.ClientOutputBufferLimit && before.ClientQueryBufferLimit == cfg.ClientQueryBufferLimit {
+		return
+	}
+	for s := range w.all { // those that send or read nothing more would not be looked at
+		if s.boundOutput(); s.state < leaving && int64(len(s.in)) > s.queryLimit() {
+			s.bound()
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ func Example_check() {
 	run([]string{"check", "--upstream", "redis://bob:secret@redis.example:6379/2", "--pool-size", "4", "--loops", "1"},
 		os.Stdout, os.Stderr)
 	// Output:
+	// watch-config: yes # default
 	// listen: 127.0.0.1:6380 # default
 	// maxclients: 10000 # default
 	// accept-proxy: none # default

@@ -19,7 +19,9 @@ type commands struct {
 type invocation struct {
 	command string
 	// Of serve and check:
+	args     []string
 	settings *settings
+	file     *fileResolver
 	table    []*kong.Flag // the rows of settings
 	stray    []string     // environment variables that look like settings and are none
 }
@@ -53,7 +55,7 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 	case err != nil:
 		return nil, usageError{err}
 	}
-	inv := &invocation{command: ctx.Command()}
+	inv := &invocation{command: ctx.Command(), args: args, file: file}
 	switch inv.command {
 	case "serve":
 		inv.settings = &cmds.Serve

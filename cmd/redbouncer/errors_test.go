@@ -13,6 +13,7 @@ var bad = []struct {
 }{
 	{"listen", "want", []string{"6380", "host", "127.0.0.1:99999", "unix:", ":", ":6380,,:6381"}},
 	{"protected-mode", "want yes or no", []string{"maybe", "1"}},
+	{"watch-config", "want yes or no", []string{"maybe", "always"}},
 	{"allow-dangerous", "want", []string{"get", "config|set", ",", "debug,none", "nosuch", "cluster|nosuch"}},
 	{"deny-commands", "want", []string{"a b", "config|", "|", "get|x", "a|b|c", "*", "keys,none", "exec"}},
 	{"accept-proxy", "want", []string{"127.0.0.1:1", ","}},
@@ -114,7 +115,7 @@ func TestAMissingUpstreamIsToldWithBothThatWouldDo(t *testing.T) {
 
 func TestAFileThatIsNoConfigurationIsToldWhereAndWhy(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
-		{"unknown key", "pool-size: 4\nmaxclient: 5\n", `:2: "maxclient" is not a setting; want one of listen, maxclients, `},
+		{"unknown key", "pool-size: 4\nmaxclient: 5\n", `:2: "maxclient" is not a setting; want one of watch-config, listen, maxclients, `},
 		{"underscores", "pool_size: 4\n", `:1: "pool_size" is not a setting`},
 		{"capitals", "MaxClients: 4\n", `:1: "MaxClients" is not a setting`},
 		{"nested", "redis:\n  maxclients: 5\n", `:1: "redis" is not a setting`},

@@ -16,7 +16,9 @@ import (
 // it is first asked, and keeps what is wrong with it instead of failing, so that all of it is told at once.
 type fileResolver struct {
 	read     bool
-	path     string
+	anyName  bool   // entries need not be settings
+	path     string // empty: there is none
+	text     []byte
 	settings map[string]given
 	problems []error
 }
@@ -62,6 +64,7 @@ func (f *fileResolver) load(ctx *kong.Context, table []*kong.Flag) {
 		f.problems = append(f.problems, settingError{"config", f.path, config.origin, "cannot read it: " + reason(err)})
 		return
 	}
+	f.text = text
 	f.parse(text, names)
 }
 
@@ -102,7 +105,7 @@ func (f *fileResolver) parse(text []byte, names []string) {
 
 // entry takes one line of the file.
 func (f *fileResolver) entry(key, val *yaml.Node, names []string) {
-	known := false
+	known := f.anyName
 	for _, name := range names {
 		known = known || name == key.Value
 	}

@@ -100,7 +100,7 @@ func TestTheProgramHasAConsoleThatKeepsItsSecrets(t *testing.T) {
 		a> SET timeout 60
 		a< +OK
 		c> PROXY SHOW CONFIG timeout
-		c< *2\r\n+name     value  live\r\n+timeout  60s    yes
+		c< *2\r\n+name     value  from      live\r\n+timeout  60s    run time  yes
 	`)
 	c := proxytest.Dial(t, console)
 	c.Do("AUTH", "bob", "hunter2")

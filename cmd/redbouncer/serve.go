@@ -23,12 +23,16 @@ func serve(inv *invocation, stderr io.Writer) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	log := inv.settings.logger(stderr)
+	var level slog.LevelVar
+	level.Set(slog.Level(inv.settings.LogLevel.is))
+	log := inv.settings.logger(stderr, &level)
 	for _, name := range inv.stray {
 		log.Warn("the environment has a variable that is not a setting", "variable", name)
 	}
 	ctx, stop := stopOnSignal(log)
 	defer stop.close()
+	reloads := newReloader(inv, log, &level)
+	defer reloads.stop()
 
 	cfg := inv.settings.config()
 	cfg.Log = log
@@ -41,7 +45,7 @@ func serve(inv *invocation, stderr io.Writer) error {
 		cfg.Upstream = upstream
 	}
 	adminCfg := inv.settings.adminConfig()
-	adminCfg.Settings, adminCfg.Log = inv.reports(), log
+	adminCfg.Log = log
 	operators, err := admin.New(adminCfg)
 	if err != nil {
 		// The settings make sense, but this machine does not grant them now.
@@ -53,7 +57,8 @@ func serve(inv *invocation, stderr io.Writer) error {
 	if err != nil {
 		return inv.explain(err)
 	}
-	operators.Attach(admin.Backends{Proxy: server, Limits: server, Ledger: server.Ledger()})
+	reloads.start(server, operators)
+	operators.Attach(admin.Backends{Proxy: server, Limits: server, Ledger: server.Ledger(), Settings: reloads})
 	operators.Start()
 	return server.Run(ctx)
 }

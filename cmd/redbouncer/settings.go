@@ -18,7 +18,8 @@ import (
 //
 // Defaults belong to the proxy and are filled in by defaults below.
 type settings struct {
-	Config value[filePath] `name:"config" placeholder:"FILE" group:"file" help:"Read settings from this YAML file."`
+	Config      value[filePath] `name:"config" placeholder:"FILE" group:"file" help:"Read settings from this YAML file."`
+	WatchConfig value[yesNo]    `name:"watch-config" default:"yes" placeholder:"YES|NO" group:"file" help:"Read the file again when it has changed."`
 
 	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
@@ -150,20 +151,31 @@ func (s *settings) adminConfig() admin.Config {
 	}
 }
 
+// shown is a setting's value on one line, secrets masked.
+func shown(flag *kong.Flag) string { return strings.Join(row(flag).inForce(), separator(flag.Name)) }
+
+// separator stands between the values of a setting that has several.
+func separator(name string) string {
+	if name == "limit" || name == "suspect" {
+		return ";"
+	}
+	return ","
+}
+
 // reports returns the settings as check prints them, secrets masked.
 func (inv *invocation) reports() []proxy.SettingReport {
 	var out []proxy.SettingReport
 	for _, flag := range inv.table {
 		if flag.Name != "config" {
-			out = append(out, proxy.SettingReport{Name: flag.Name, Value: strings.Join(row(flag).inForce(), ",")})
+			out = append(out, proxy.SettingReport{Name: flag.Name, Value: shown(flag), From: row(flag).origin()})
 		}
 	}
 	return out
 }
 
-// logger returns the log that the settings ask for.
-func (s *settings) logger(w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: slog.Level(s.LogLevel.is)}
+// logger returns the log that the settings ask for, from a level on that may change.
+func (s *settings) logger(w io.Writer, level slog.Leveler) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
 	if s.LogFormat.is == "json" {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}

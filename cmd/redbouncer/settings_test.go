@@ -23,6 +23,7 @@ var samples = []struct {
 	change  func(*proxy.Config)
 }{
 	{"listen", "[::1]:7000,unix:/run/r.sock", func(c *proxy.Config) { c.Listen = []string{"[::1]:7000", "unix:/run/r.sock"} }},
+	{"watch-config", "no", func(*proxy.Config) {}},
 	{"maxclients", "20000", func(c *proxy.Config) { c.MaxClients = 20000 }},
 	{"accept-proxy", "none", func(*proxy.Config) {}},
 	{"trusted-proxies", "10.0.0.0/8,unix", func(c *proxy.Config) {

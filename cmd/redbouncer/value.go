@@ -29,6 +29,7 @@ type setting interface {
 	origin() string
 	said() string      // the words, secrets masked
 	inForce() []string // the value as the file would spell it, secrets masked
+	spelled() string   // the value, secrets and all, to be compared
 	problem() error    // what would be usable instead; nil for a good value
 }
 
@@ -95,6 +96,13 @@ func (v *value[T]) inForce() []string {
 		return r.list()
 	}
 	return []string{fmt.Sprint(v.is)}
+}
+
+func (v *value[T]) spelled() string {
+	if _, ok := any(&v.is).(masker); ok {
+		return strings.Join(v.given.words, "\n")
+	}
+	return strings.Join(v.inForce(), "\n")
 }
 
 // repeatable is implemented by types that hold a list. They split a word at its commas.

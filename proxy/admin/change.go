@@ -34,6 +34,42 @@ func set(_ context.Context, r *request) (any, error) {
 	return "OK", r.Proxy.Set(r.args[0], r.args[1])
 }
 
+var errNoSettings = errors.New("this proxy has no configuration file")
+
+// reload reads the configuration file again.
+func reload(ctx context.Context, r *request) (any, error) {
+	if r.Settings == nil {
+		return nil, errNoSettings
+	}
+	if err := r.noArguments(); err != nil {
+		return nil, err
+	}
+	return changesTable(r.Settings.Reload(ctx))
+}
+
+// rewrite writes the configuration file.
+func rewrite(ctx context.Context, r *request) (any, error) {
+	if r.Settings == nil {
+		return nil, errNoSettings
+	}
+	if err := r.noArguments(); err != nil {
+		return nil, err
+	}
+	return changesTable(r.Settings.Rewrite(ctx))
+}
+
+// changesTable shows what has become of settings.
+func changesTable(changes []SettingChange, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	t := &table{columns: []string{"name", "was", "now", "outcome"}}
+	for _, c := range changes {
+		t.add(c.Name, c.Was, c.Now, c.Outcome)
+	}
+	return t, nil
+}
+
 var errNoLimits = errors.New("this proxy has no limits but maxclients")
 
 func setLimit(_ context.Context, r *request) (any, error) {

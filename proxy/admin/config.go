@@ -23,9 +23,6 @@ type Config struct {
 	// either, nobody may on the port of the data, and everybody on Listen, which then has to be on this host.
 	AdminUsers, StatsUsers []string
 
-	// Settings are all settings of the program, in the words of its manual, secrets masked. The values of those that
-	// can be changed while it runs are asked of the proxy. None by default: then the proxy's own are shown.
-	Settings []proxy.SettingReport
 	// Version is shown. Default "dev".
 	Version string
 	// Log receives the events. Default slog.Default().
@@ -70,11 +67,31 @@ type Ledger interface {
 	Suspects() []limits.Suspect
 }
 
-// Backends are what the console speaks of. Limits and Ledger may be nil: then there are none to show.
+// Settings are those of the program around the proxy, and the file that they are read from.
+type Settings interface {
+	// Settings returns all of them, in the words of the manual, secrets masked. What operators have set since is asked of the
+	// proxy.
+	Settings() []proxy.SettingReport
+	// Reload reads them again, and says what has come of it. After an error, nothing has been changed.
+	Reload(context.Context) ([]SettingChange, error)
+	// Rewrite writes what operators have set into the file, and says what has come of it. After an error, the file is as it was.
+	Rewrite(context.Context) ([]SettingChange, error)
+}
+
+// SettingChange is what has become of a setting.
+type SettingChange struct {
+	Name     string
+	Was, Now string // secrets masked
+	Outcome  string // why it is not what it was, or still is
+}
+
+// Backends are what the console speaks of. All but Proxy may be nil: then there is nothing of it to show, and of the settings
+// the proxy's own are shown.
 type Backends struct {
-	Proxy  Proxy
-	Limits Limits
-	Ledger Ledger
+	Proxy    Proxy
+	Limits   Limits
+	Ledger   Ledger
+	Settings Settings
 }
 
 func (c Config) withDefaults() Config {

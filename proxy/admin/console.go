@@ -38,6 +38,7 @@ type Console struct {
 
 	// Atomic.
 	backends atomic.Pointer[Backends]
+	users    atomic.Pointer[users]
 }
 
 const (
@@ -48,15 +49,23 @@ const (
 )
 
 func newConsole(cfg Config) *Console {
-	return &Console{cfg: cfg, slots: make(chan struct{}, consoleSlots)}
+	c := &Console{cfg: cfg, slots: make(chan struct{}, consoleSlots)}
+	c.users.Store(&users{cfg.AdminUsers, cfg.StatsUsers})
+	return c
 }
 
+// users are those who may use the console: the settings admin-users and stats-users. They do not change, but are replaced.
+type users struct{ admin, stats []string }
+
+// restricted reports whether anybody is named.
+func (u *users) restricted() bool { return len(u.admin)+len(u.stats) > 0 }
+
 // rightsOf returns what an ACL user may do. Who may do all need not be in both lists.
-func (c *Console) rightsOf(user string) rights {
+func (u *users) rightsOf(user string) rights {
 	switch {
-	case slices.Contains(c.cfg.AdminUsers, user):
+	case slices.Contains(u.admin, user):
 		return adminRights
-	case slices.Contains(c.cfg.StatsUsers, user):
+	case slices.Contains(u.stats, user):
 		return statsRights
 	}
 	return noRights
@@ -69,7 +78,7 @@ func (c *Console) Client(cmd proxy.ConsoleCommand) []byte {
 		args = append(args, string(arg))
 	}
 	return c.Execute(context.Background(), args, Who{
-		User: cmd.User, Remote: cmd.Remote, Client: cmd.Client, RESP: cmd.RESP, rights: c.rightsOf(cmd.User),
+		User: cmd.User, Remote: cmd.Remote, Client: cmd.Client, RESP: cmd.RESP, rights: c.users.Load().rightsOf(cmd.User),
 	})
 }
 

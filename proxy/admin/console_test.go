@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
@@ -85,17 +86,22 @@ const script = `
 	X> PROXY SET timeout 5m
 	X< +OK
 	X> PROXY SHOW CONFIG *ti*e*out
-	X~ ^\*7\r\n.*\+timeout +300s +yes\r\n
+	X~ ^\*7\r\n.*\+timeout +300s +run time +yes\r\n
 	X> PROXY SHOW CONFIG maxclients FORMAT JSON
-	X< $49\r\n[{"name":"maxclients","value":"500","live":true}]
+	X< $67\r\n[{"name":"maxclients","value":"500","from":"run time","live":true}]
 	X> PROXY SET maxclients 0
 	X< -ERR maxclients 0: argument must be between 1 and 4294967295 inclusive
 	X> PROXY SET pool-size 7
-	X< -ERR pool-size cannot be set while the proxy runs: want one of maxclients, timeout, tcp-keepalive, maxmemory-clients
+	X< -ERR pool-size cannot be set this way: want one of maxclients, timeout, tcp-keepalive, maxmemory-clients
 	X> PROXY SET maxclients
 	X< -ERR want a setting and its value, as in PROXY SET maxclients 20000, or PROXY SET LIMIT and a rule
 	X> PROXY SET timeout 0
 	X< +OK
+
+	X> PROXY RELOAD
+	X< -ERR this proxy has no configuration file
+	X> PROXY CONFIG REWRITE
+	X< -ERR this proxy has no configuration file
 
 	# limits and the ledger
 	X> PROXY SHOW LIMITS
@@ -178,19 +184,19 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> SHOW SOURCES user
 		a~ ^\*2\r\n%23\r\n\$6\r\nsource\r\n\$4\r\nmany\r\n\$4\r\nopen\r\n:7\r\n.*\$5\r\nslope\r\n,1.25\r\n
 		a> SHOW CONFIG maxclients
-		a< *1\r\n%3\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nlive\r\n#t
+		a< *1\r\n%4\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nfrom\r\n$0\r\n\r\n$4\r\nlive\r\n#t
 		a> SHOW POOL
 		a~ ^%11\r\n\$4\r\nsize\r\n:16\r\n
 		a> SHOW CONFIG maxclients FORMAT TABLE
-		a< =50\r\ntxt:name        value  live\nmaxclients  10000  yes
+		a< =62\r\ntxt:name        value  from  live\nmaxclients  10000  -     yes
 		a> SHOW QUEUE FORMAT WIDE
 		a~ ^=\d+\r\ntxt:addr +source +rule +value +waiting_s +bytes +inside\n
 		a> HELLO 2
 		a~ ^\*14\r\n
 		a> SHOW CONFIG maxclients FORMAT MAP
-		a< *1\r\n*6\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nlive\r\n$3\r\nyes
+		a< *1\r\n*8\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nfrom\r\n$0\r\n\r\n$4\r\nlive\r\n$3\r\nyes
 		a> SHOW CONFIG maxclients
-		a< *2\r\n+name        value  live\r\n+maxclients  10000  yes
+		a< *2\r\n+name        value  from  live\r\n+maxclients  10000  -     yes
 	`)
 }
 
@@ -208,14 +214,17 @@ func TestWhatOthersHaveSaidStaysInItsCell(t *testing.T) {
 }
 
 func TestTheSettingsShownAreThoseOfTheManualWithWhatIsInForce(t *testing.T) {
-	r := newRig(t, admin.Config{Settings: []proxy.SettingReport{
-		{Name: "upstream", Value: "redis://bob:xxxxx@host:6379"}, {Name: "maxclients", Value: "10000"}, {Name: "timeout", Value: "0s"},
-	}}, admin.Backends{})
+	r := newRig(t, admin.Config{}, admin.Backends{Settings: &manual{settings: []proxy.SettingReport{
+		{Name: "upstream", Value: "redis://bob:xxxxx@host:6379", From: "REDBOUNCER_UPSTREAM"},
+		{Name: "maxclients", Value: "10000", From: "redbouncer.yaml:2", Reloads: true},
+		{Name: "log-level", Value: "info", From: "default", Reloads: true},
+		{Name: "timeout", Value: "0s", From: "default", Reloads: true},
+	}}})
 	r.converse(t, `
 		a> SET maxclients 700
 		a< +OK
 		a> SHOW CONFIG
-		a< *4\r\n+name        value                        live\r\n+upstream    redis://bob:xxxxx@host:6379  no\r\n+maxclients  700                          yes\r\n+timeout     0s                           yes
+		a< *5\r\n+name        value                        from                 live\r\n+upstream    redis://bob:xxxxx@host:6379  REDBOUNCER_UPSTREAM  no\r\n+maxclients  700                          run time             yes\r\n+log-level   info                         default              yes\r\n+timeout     0s                           default              yes
 		a> CONFIG GET max* TIMEOUT
 		a< *4\r\n$10\r\nmaxclients\r\n$3\r\n700\r\n$7\r\ntimeout\r\n$2\r\n0s
 		a> CONFIG SET maxclients 600
@@ -223,6 +232,82 @@ func TestTheSettingsShownAreThoseOfTheManualWithWhatIsInForce(t *testing.T) {
 		c> CONFIG GET maxclients
 		c< *2\r\n$10\r\nmaxclients\r\n$3\r\n600
 	`)
+}
+
+func TestReloadAndRewriteSayWhatHasBecomeOfWhichSetting(t *testing.T) {
+	m := &manual{changes: []admin.SettingChange{
+		{Name: "timeout", Was: "0s", Now: "60s", Outcome: "changed"}, {Name: "loops", Was: "1", Now: "1", Outcome: "kept: 2 is for a start"},
+	}}
+	r := newRig(t, admin.Config{AdminUsers: []string{"operator"}, StatsUsers: []string{"watcher"}}, admin.Backends{Settings: m})
+	for _, verb := range []string{"RELOAD", "CONFIG REWRITE"} {
+		r.converse(t, strings.ReplaceAll(`
+			c> AUTH operator secret
+			c< +OK
+			c> PROXY VERB
+			c< *3\r\n+name     was  now  outcome\r\n+timeout  0s   60s  changed\r\n+loops    1    1    kept: 2 is for a start
+			c> PROXY VERB FORMAT JSON
+			c~ "name":"loops","was":"1","now":"1","outcome":"kept: 2 is for a start"
+			c> PROXY VERB now
+			c< -ERR now is too much: this verb has no arguments but FORMAT
+			a> AUTH operator secret
+			a< +OK
+			a> VERB
+			a~ changed
+			a2> AUTH watcher secret
+			a2< +OK
+			a2> VERB
+			a2~ ^-NOPERM User watcher has no permissions to run the 'proxy|
+		`, "VERB", verb))
+	}
+	m.err = errors.New("timeout: \"soon\", from redbouncer.yaml:3, is not usable")
+	r.converse(t, `
+		c> AUTH operator secret
+		c< +OK
+		c> PROXY RELOAD
+		c< -ERR timeout: "soon", from redbouncer.yaml:3, is not usable
+	`)
+	if log := r.log.String(); !strings.Contains(log, `command="PROXY RELOAD"`) || !strings.Contains(log, "a change was refused") {
+		t.Errorf("the log is %s", log)
+	}
+}
+
+// Who may use the console can be changed while they use it.
+func TestWhoIsNoLongerListedMayNoLonger(t *testing.T) {
+	r := newRig(t, admin.Config{}, admin.Backends{})
+	c := proxytest.Dial(t, r.admin.Addr().String())
+	say := func(want string, words ...string) {
+		t.Helper()
+		if got := string(c.Do(words...)); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %s", words, got, want)
+		}
+	}
+	reload := func(cfg admin.Config) {
+		t.Helper()
+		if err := r.admin.Reload(cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("+OK", "SET", "timeout", "9")
+	reload(admin.Config{AdminUsers: []string{"operator"}})
+	say("-NOAUTH", "SET", "timeout", "9")
+	say("+OK", "AUTH", "operator", "secret")
+	say("+OK", "SET", "timeout", "9")
+	reload(admin.Config{StatsUsers: []string{"operator"}})
+	say("-NOPERM", "SET", "timeout", "9")
+	say("+redbouncer", "SHOW", "VERSION")
+	reload(admin.Config{StatsUsers: []string{"watcher"}})
+	say("-NOPERM", "SHOW", "VERSION")
+	reload(admin.Config{})
+	say("+redbouncer", "SHOW", "VERSION")
+}
+
+func TestAConsoleThatOtherHostsReachKeepsItsUsers(t *testing.T) {
+	s := newAdmin(t, admin.Config{Listen: "0.0.0.0:0", AdminUsers: []string{"operator"}})
+	err := s.Reload(admin.Config{Listen: "127.0.0.1:0"}) // where it listens cannot be changed
+	var bad *proxy.ConfigError
+	if !errors.As(err, &bad) || bad.Setting != "admin-listen" {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestHelpHasEveryVerbWithWhatItDoes(t *testing.T) {

@@ -50,6 +50,6 @@ func Example() {
 	stop()
 	fmt.Println(<-done)
 	// Output:
-	// [{"name":"maxclients","value":"100","live":true}] <nil>
+	// [{"name":"maxclients","value":"100","from":"","live":true}] <nil>
 	// <nil>
 }

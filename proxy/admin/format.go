@@ -56,7 +56,7 @@ type request struct {
 // takeFormat takes FORMAT and its word off the arguments.
 func (r *request) takeFormat(v *verb) error {
 	n := len(r.args)
-	if !strings.HasPrefix(v.words, "SHOW ") || n == 0 {
+	if !v.shows() || n == 0 {
 		return nil
 	}
 	switch {

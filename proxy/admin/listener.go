@@ -64,7 +64,6 @@ func (l *listener) stop() {
 type peer struct {
 	id       int64
 	who      Who
-	trusted  bool // no user has to be named
 	loggedIn bool
 	name     string
 }
@@ -77,12 +76,9 @@ func (l *listener) accept(conn redcon.Conn) bool {
 		return false
 	}
 	l.conns.Add(1)
-	p := &peer{id: l.ids.Add(1), trusted: !l.console.cfg.restricted(), who: Who{Remote: conn.RemoteAddr(), RESP: 2}}
+	p := &peer{id: l.ids.Add(1), who: Who{Remote: conn.RemoteAddr(), RESP: 2}}
 	if p.who.Remote == "" || p.who.Remote == "@" {
 		p.who.Remote = "unix:" + l.ln.Addr().String()
-	}
-	if p.trusted {
-		p.who.rights = adminRights
 	}
 	conn.SetContext(p)
 	return true
@@ -111,6 +107,7 @@ func (l *listener) handle(conn redcon.Conn, cmd redcon.Command) {
 // answer returns the reply to a command, and whether it is the last one.
 func (l *listener) answer(p *peer, args []string) (reply []byte, hangUp bool) {
 	word := strings.ToUpper(args[0])
+	p.who.rights = l.rightsOf(p)
 	switch word {
 	case "POST", "HOST:": // a browser that has been made to speak to us: see Redis's securityWarningCommand
 		return nil, true
@@ -119,7 +116,7 @@ func (l *listener) answer(p *peer, args []string) (reply []byte, hangUp bool) {
 	case "AUTH", "HELLO", "RESET":
 		return l.introduce(p, word, args), false
 	}
-	if !p.trusted && !p.loggedIn {
+	if l.strange(p) {
 		return []byte("-NOAUTH Authentication required.\r\n"), false
 	}
 	if f := pleasantries[word]; f != nil {
@@ -129,6 +126,21 @@ func (l *listener) answer(p *peer, args []string) (reply []byte, hangUp bool) {
 		args = args[1:]
 	}
 	return l.console.Execute(l.ctx, args, p.who), false
+}
+
+// strange reports whether somebody has to authenticate first.
+func (l *listener) strange(p *peer) bool { return !p.loggedIn && l.console.users.Load().restricted() }
+
+// rightsOf returns what somebody may do now: the lists of users may have been changed.
+func (l *listener) rightsOf(p *peer) rights {
+	users := l.console.users.Load()
+	switch {
+	case !users.restricted():
+		return adminRights
+	case p.loggedIn:
+		return users.rightsOf(p.who.User)
+	}
+	return noRights
 }
 
 // guardedListener hands out connections that are guarded.

@@ -28,8 +28,8 @@ func TestGoRedisSpeaksWithTheConsoleInBothProtocols(t *testing.T) {
 		}
 		got, err := c.Do(ctx, "PROXY", "SHOW", "CONFIG", "maxclients").Result()
 		want := map[int]string{
-			2: "[name        value  live maxclients  10000  yes]",
-			3: "[map[live:true name:maxclients value:10000]]",
+			2: "[name        value  from  live maxclients  10000  -     yes]",
+			3: "[map[from: live:true name:maxclients value:10000]]",
 		}[protocol]
 		if err != nil || fmt.Sprint(got) != want {
 			t.Errorf("RESP%d: got %v, %v; want %s", protocol, got, err, want)

@@ -103,8 +103,10 @@ func config(l *listener, p *peer, args []string) []byte {
 	switch {
 	case sub == "SET" && len(args) == 4:
 		return l.console.Execute(l.ctx, []string{"SET", args[2], args[3]}, p.who)
+	case sub == "REWRITE" && len(args) == 2:
+		return l.console.Execute(l.ctx, []string{"CONFIG", "REWRITE"}, p.who)
 	case sub != "GET" || len(args) < 3:
-		return []byte("-ERR want CONFIG GET pattern [pattern ...] or CONFIG SET setting value\r\n")
+		return []byte("-ERR want CONFIG GET pattern [pattern ...], CONFIG SET setting value or CONFIG REWRITE\r\n")
 	case p.who.rights < statsRights:
 		return refusal(p.who, "config|get")
 	}
@@ -133,11 +135,7 @@ func matchName(pattern, name string) bool {
 func (l *listener) introduce(p *peer, word string, args []string) []byte {
 	switch word {
 	case "RESET":
-		fresh := peer{id: p.id, trusted: p.trusted, who: Who{Remote: p.who.Remote, RESP: 2}}
-		if p.trusted {
-			fresh.who.rights = adminRights
-		}
-		*p = fresh
+		*p = peer{id: p.id, who: Who{Remote: p.who.Remote, RESP: 2}}
 		return []byte("+RESET\r\n")
 	case "AUTH":
 		switch len(args) {
@@ -175,7 +173,7 @@ func (l *listener) hello(p *peer, args []string) []byte {
 			return []byte("-ERR Syntax error in HELLO\r\n")
 		}
 	}
-	if !p.trusted && !p.loggedIn {
+	if l.strange(p) {
 		return []byte("-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH " +
 			"<user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n")
 	}
@@ -209,8 +207,5 @@ func (l *listener) login(p *peer, user, password string) []byte {
 		return refused
 	}
 	p.who.User, p.loggedIn = user, true
-	if !p.trusted {
-		p.who.rights = l.console.rightsOf(user)
-	}
 	return replyOK
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -116,6 +117,19 @@ func get(t *testing.T, s *admin.Server, path string) (int, string) {
 	}
 	return reply.StatusCode, string(body)
 }
+
+// manual is settings that say what they are told, or fail.
+type manual struct {
+	settings []proxy.SettingReport
+	changes  []admin.SettingChange
+	err      error
+}
+
+func (m *manual) Settings() []proxy.SettingReport { return slices.Clone(m.settings) }
+
+func (m *manual) Reload(context.Context) ([]admin.SettingChange, error) { return m.changes, m.err }
+
+func (m *manual) Rewrite(context.Context) ([]admin.SettingChange, error) { return m.changes, m.err }
 
 // book is a ledger that says what it is told.
 type book struct {

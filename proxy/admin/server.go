@@ -87,6 +87,29 @@ func removeStale(path string) {
 // Client answers PROXY on the port of the data: it is for proxy.Config.Console.
 func (s *Server) Client(cmd proxy.ConsoleCommand) []byte { return s.console.Client(cmd) }
 
+// Reload changes who may use the console. Listen, HTTPListen, Version and Log stay as they are. After an error, which is
+// Acceptable's, nothing has been changed.
+func (s *Server) Reload(cfg Config) error {
+	if err := s.Acceptable(cfg); err != nil {
+		return err
+	}
+	s.console.users.Store(&users{cfg.AdminUsers, cfg.StatsUsers})
+	return nil
+}
+
+// Acceptable returns why Reload would not take a configuration, as a *proxy.ConfigError; nil: it would.
+func (s *Server) Acceptable(cfg Config) error {
+	now := s.cfg
+	now.AdminUsers, now.StatsUsers = cfg.AdminUsers, cfg.StatsUsers
+	if err := now.Validate(); err != nil {
+		return err
+	}
+	if tcp, ok := s.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !now.restricted() {
+		return now.exposed()
+	}
+	return nil
+}
+
 // Attach says what the console speaks of. Until then it says that the proxy is starting.
 func (s *Server) Attach(b Backends) { s.console.backends.Store(&b) }
 

@@ -229,27 +229,31 @@ func showConfig(_ context.Context, r *request) (any, error) {
 	if len(r.args) == 1 {
 		pattern = r.args[0]
 	}
-	t := &table{columns: []string{"name", "value", "live"}}
+	t := &table{columns: []string{"name", "value", "from", "live"}}
 	for _, s := range r.settings() {
 		if matchName(pattern, s.Name) {
-			t.add(s.Name, s.Value, s.Live)
+			t.add(s.Name, s.Value, s.From, s.Reloads)
 		}
 	}
 	return t, nil
 }
 
 // settings returns all settings: in the words of the manual where they are known, with the values in force of those that
-// can be changed, or that the proxy has had to lower.
+// operators can change, or that the proxy has had to lower.
 func (r *request) settings() []proxy.SettingReport {
 	inForce := r.Proxy.Settings()
-	if len(r.console.cfg.Settings) == 0 {
+	if r.Settings == nil {
 		return inForce
 	}
-	out := slices.Clone(r.console.cfg.Settings)
+	out := r.Settings.Settings()
 	for i, s := range out {
 		for _, now := range inForce {
-			if s.Name == now.Name && (now.Live || s.Name == "loops") {
-				out[i] = now
+			if s.Name != now.Name {
+				continue
+			}
+			out[i].Live, out[i].From = now.Live, cmp.Or(now.From, s.From)
+			if now.Live || s.Name == "loops" || s.Name == "pool-size" {
+				out[i].Value = now.Value
 			}
 		}
 	}

@@ -18,6 +18,11 @@ type verb struct {
 	run     func(context.Context, *request) (any, error)
 }
 
+// shows reports whether a verb answers with a table, so that FORMAT may stand behind it.
+func (v *verb) shows() bool {
+	return strings.HasPrefix(v.words, "SHOW ") || v.words == "RELOAD" || v.words == "CONFIG REWRITE"
+}
+
 // verbs is the console's table. It is filled in init, as HELP reads it.
 var verbs []verb
 
@@ -36,9 +41,11 @@ func init() {
 		{"SHOW STATS", "", "counters and gauges", false, showStats},
 		{"SHOW VERSION", "", "the version of the proxy", false, showVersion},
 		{"KILL", "kind value [kind value ...]", "close the clients for which all of it holds, but for this one", true, kill},
+		{"RELOAD", "", "read the configuration file again; nobody is disconnected", true, reload},
+		{"CONFIG REWRITE", "", "write what has been set while the proxy runs into the configuration file", true, rewrite},
 		{"SET LIMIT", "rule", "add a rule, or replace the one with the same head", true, setLimit},
 		{"UNSET LIMIT", "head", "remove a rule", true, unsetLimit},
-		{"SET", "setting value", "change maxclients, timeout or the like until the next start", true, set},
+		{"SET", "setting value", "change maxclients, timeout or the like until the next start, or CONFIG REWRITE", true, set},
 	}
 }
 
