@@ -117,7 +117,7 @@ const script = `
 	X> PROXY SHOW SOURCES
 	X~ ^\*1\r\n\+source 
 	X> PROXY SHOW SOURCES colour
-	X< -ERR SHOW SOURCES colour: want one of source, addr, listener, user, name, lib, pid, process, container
+	X< -ERR SHOW SOURCES colour: want one of source, addr, listener, user, name, lib, pid, process, container, cert
 	X> PROXY SHOW SUSPECTS
 	X~ \r\n\+api\[7\]  growing       60 .* it only opens  close them\r\n$
 
