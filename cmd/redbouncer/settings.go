@@ -22,7 +22,7 @@ import (
 type settings struct {
 	Config value[filePath] `name:"config" placeholder:"FILE" group:"file" help:"Read settings from this YAML file."`
 
-	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, unix:/path or tls://host:port. Repeatable."`
+	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, tls://host:port or unix:/path."`
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
 	AcceptProxy             value[listeners]    `name:"accept-proxy" default:"none" placeholder:"ADDR" group:"clients" help:"Expect the PROXY protocol at this address of listen. Repeatable."`
 	TrustedProxies          value[proxies]      `name:"trusted-proxies" default:"none" placeholder:"ADDR" group:"clients" help:"Who may send a PROXY protocol header. Repeatable."`
