@@ -168,6 +168,7 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxClients, DefaultMaxClients)
 	def(&c.ProtectedMode, DefaultProtectedMode)
 	def(&c.TLS.AuthClients, DefaultTLSAuthClients)
+	def(&c.TLS.AuthClientsUser, DefaultTLSAuthClientsUser)
 	def(&c.PoolSize, DefaultPoolSize)
 	def(&c.Loops, DefaultLoops())
 	def(&c.TCPKeepAlive, DefaultTCPKeepAlive)

@@ -27,6 +27,8 @@ type caller struct {
 	// most who are refused cost as little as can be.
 	local, peer netip.AddrPort
 
+	byCert    bool // it is to act as certUser
+	certUser  string
 	certified bool // it has shown a TLS certificate, which is good
 	outsider  bool // protected mode refuses it, whoever it says that it is
 }

@@ -84,7 +84,9 @@ func (g *greeter) greet(p *paced) {
 	_ = p.SetDeadline(time.Time{})
 	p.free = true // a goroutine that reads is started later
 	if state := conn.ConnectionState(); len(state.VerifiedChains) > 0 {
-		c.certified, c.cert = true, certName(state.PeerCertificates[0])
+		cert := state.PeerCertificates[0]
+		c.certified, c.cert = true, certName(cert)
+		c.byCert, c.certUser = g.s.cfg.TLS.AuthClientsUser == "CN", cert.Subject.CommonName
 	}
 	c.in = eventloop.Accepted(conn)
 	if !g.s.workers[0].loop.Post(func() { g.s.incomingTLS(&c) }) {
@@ -100,6 +102,8 @@ type greeted struct {
 	source    netip.AddrPort // what a PROXY protocol header has told; or invalid
 	certified bool           // it has shown a certificate, which is good
 	cert      string         // the name in it
+	byCert    bool           // it is to act as certUser
+	certUser  string
 }
 
 // addr is the client's address as far as it is known.
@@ -194,5 +198,8 @@ func (s *Server) incomingTLS(g *greeted) {
 		c.become(g.source)
 	}
 	c.certified, c.ids[limits.ByCert] = g.certified, g.cert
+	if c.byCert, c.certUser = g.byCert, g.certUser; c.byCert {
+		c.ids[limits.ByUser] = c.certUser
+	}
 	s.decideOn(c)
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,7 +10,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex/certs"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
 // What is encrypted, and who is asked for a certificate. How a connection is is in greet.go.
@@ -24,12 +27,19 @@ type TLS struct {
 	// AuthClients is "no", "optional" or "yes": whether clients are asked for a certificate, and closed if they have none.
 	// One that is shown has to be good. Default yes, as in Redis.
 	AuthClients string
+	// AuthClientsUser is "off", or "CN": whoever shows a certificate acts as the ACL user whom its common name names. The
+	// upstream is asked, with an empty password, as nobody shows one: so it has to be a user without (nopass). Default off,
+	// as in Redis.
+	AuthClientsUser string
 	// Protocols are the versions that clients may speak: "TLSv1.2" and "TLSv1.3". Default both.
 	Protocols []string
 }
 
 // DefaultTLSAuthClients is the default of TLS.AuthClients.
 const DefaultTLSAuthClients = "yes"
+
+// DefaultTLSAuthClientsUser is the default of TLS.AuthClientsUser.
+const DefaultTLSAuthClientsUser = "off"
 
 // authClients are the values of TLS.AuthClients.
 var authClients = map[string]tls.ClientAuthType{
@@ -63,6 +73,12 @@ func (c *Config) validateTLS() error {
 	t := &c.TLS
 	if _, ok := authClients[t.AuthClients]; !ok {
 		return &ConfigError{"tls-auth-clients", t.AuthClients, "want no, optional or yes"}
+	}
+	switch {
+	case t.AuthClientsUser != "CN" && t.AuthClientsUser != "off":
+		return &ConfigError{"tls-auth-clients-user", t.AuthClientsUser, "want CN or off"}
+	case t.AuthClientsUser == "CN" && t.AuthClients == "no":
+		return &ConfigError{"tls-auth-clients-user", "CN", "want tls-auth-clients to be optional or yes: without, nobody shows a certificate"}
 	}
 	for _, p := range t.Protocols {
 		if tlsVersions[p] == 0 {
@@ -173,6 +189,39 @@ func tlsRefusal(err error) (why string, worth bool) {
 	}
 	return "it has hung up during the TLS handshake", false
 }
+
+// loginByCertificate makes the session that of the ACL user whom its certificate names, before it is heard. Redis would go
+// on with a client whose certificate names nobody, as its default user. Here that might be the user of the upstream's URL, of
+// whom that client knows nothing: so it is refused.
+func (s *session) loginByCertificate(user string) {
+	s.check(resp.AppendCommand(nil, "AUTH", user, ""), func(reply []byte) {
+		if bytes.Equal(reply, replyOK) {
+			key := s.ctx.Key
+			key.User = user
+			s.login(key, "")
+			return
+		}
+		s.w.srv.tell(limits.Refusal{Source: s.ticket.Identities().Source(), Reason: "its certificate names no ACL user without password"},
+			s.remote, "cert", user, "upstream_says", strings.TrimSpace(string(reply)))
+		s.condemn(replyNoCertUser)
+	})
+}
+
+var replyNoCertUser = []byte("-WRONGPASS your certificate names no user whom the upstream accepts without a password\r\n")
+
+// greetsTLS reports whether a client begins as one of TLS does: a record of a handshake, with a ClientHello in it. As a
+// command it would be an inline one, of which the end may never come.
+func greetsTLS(b []byte) bool { return len(b) > 5 && b[0] == 0x16 && b[1] == 3 && b[5] == 1 }
+
+// refuseTLS ends a client that speaks TLS where we do not. It can only be told so in plain text: TLS libraries then say that
+// the other side does not speak TLS, as they do of Redis.
+func (s *session) refuseTLS() {
+	s.w.srv.tell(limits.Refusal{Source: s.ticket.Identities().Source(), Reason: "it speaks TLS, and this listener does not"},
+		s.remote, "listener", s.ticket.Identities()[limits.ByListener])
+	s.condemn(replyNoTLS)
+}
+
+var replyNoTLS = []byte("-ERR this address is not for TLS connections\r\n")
 
 // describe is what a log line has of the certificate that was not accepted.
 func describe(err error) string {

@@ -37,6 +37,7 @@ func Example_check() {
 	// tls-ca-cert-file: none # default
 	// tls-ca-cert-dir: none # default
 	// tls-auth-clients: yes # default
+	// tls-auth-clients-user: off # default
 	// tls-protocols: TLSv1.2 TLSv1.3 # default
 	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream
 	// pool-size: 4 # --pool-size

@@ -35,6 +35,7 @@ var bad = []struct {
 	{"tls-ca-cert-file", "tls://host:port", []string{"/none.pem"}},
 	{"tls-ca-cert-dir", "tls://host:port", []string{"/none"}},
 	{"tls-auth-clients", "want no, optional or yes", []string{"maybe", "true"}},
+	{"tls-auth-clients-user", "want CN or off", []string{"SAN", "yes"}},
 	{"tls-protocols", "TLSv1.2, TLSv1.3", []string{"SSLv3", "TLSv1.1", "tlsv1.3"}},
 	{"upstream-tls-ca-cert-file", "rediss://", []string{"/none.pem"}},
 	{"upstream-tls-ca-cert-dir", "rediss://", []string{"/none"}},

@@ -42,12 +42,13 @@ type settings struct {
 	Timeout                 value[seconds]      `name:"timeout" default:"${timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has been idle for so long. 0 is never."`
 	TransactionTimeout      value[seconds]      `name:"transaction-timeout" default:"${transaction_timeout}" placeholder:"TIME" group:"clients" help:"Close a client silent for so long in a transaction. 0 is never."`
 
-	TLSCertFile    value[optionalFile] `name:"tls-cert-file" default:"none" placeholder:"FILE" group:"tls" help:"The certificate of tls:// listeners, and its chain; PEM."`
-	TLSKeyFile     value[optionalFile] `name:"tls-key-file" default:"none" placeholder:"FILE" group:"tls" help:"Its private key; PEM."`
-	TLSCACertFile  value[optionalFile] `name:"tls-ca-cert-file" default:"none" placeholder:"FILE" group:"tls" help:"Authorities that sign the certificates of clients; PEM."`
-	TLSCACertDir   value[optionalFile] `name:"tls-ca-cert-dir" default:"none" placeholder:"DIR" group:"tls" help:"A directory of such files."`
-	TLSAuthClients value[askForCert]   `name:"tls-auth-clients" default:"${tls_auth_clients}" placeholder:"HOW" group:"tls" help:"Ask clients for a certificate: no, optional or yes."`
-	TLSProtocols   value[protocols]    `name:"tls-protocols" default:"TLSv1.2 TLSv1.3" placeholder:"LIST" group:"tls" help:"Versions that clients may speak, separated by spaces."`
+	TLSCertFile        value[optionalFile] `name:"tls-cert-file" default:"none" placeholder:"FILE" group:"tls" help:"The certificate of tls:// listeners, and its chain; PEM."`
+	TLSKeyFile         value[optionalFile] `name:"tls-key-file" default:"none" placeholder:"FILE" group:"tls" help:"Its private key; PEM."`
+	TLSCACertFile      value[optionalFile] `name:"tls-ca-cert-file" default:"none" placeholder:"FILE" group:"tls" help:"Authorities that sign the certificates of clients; PEM."`
+	TLSCACertDir       value[optionalFile] `name:"tls-ca-cert-dir" default:"none" placeholder:"DIR" group:"tls" help:"A directory of such files."`
+	TLSAuthClients     value[askForCert]   `name:"tls-auth-clients" default:"${tls_auth_clients}" placeholder:"HOW" group:"tls" help:"Ask clients for a certificate: no, optional or yes."`
+	TLSAuthClientsUser value[certUser]     `name:"tls-auth-clients-user" default:"${tls_auth_clients_user}" placeholder:"FIELD" group:"tls" help:"The field of a certificate that names the ACL user: CN or off."`
+	TLSProtocols       value[protocols]    `name:"tls-protocols" default:"TLSv1.2 TLSv1.3" placeholder:"LIST" group:"tls" help:"Versions that clients may speak, separated by spaces."`
 
 	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
 	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
@@ -74,15 +75,16 @@ type settings struct {
 // defaults are the proxy's defaults as the table writes them: a name's dashes are underscores here.
 func defaults() kong.Vars {
 	vars := kong.Vars{
-		"listen":           proxy.DefaultListen,
-		"admin_listen":     admin.DefaultListen,
-		"http_listen":      admin.DefaultHTTPListen,
-		"maxclients":       strconv.Itoa(proxy.DefaultMaxClients),
-		"protected_mode":   proxy.DefaultProtectedMode,
-		"tls_auth_clients": proxy.DefaultTLSAuthClients,
-		"pool_size":        strconv.Itoa(proxy.DefaultPoolSize),
-		"loops":            strconv.Itoa(proxy.DefaultLoops()),
-		"tcp_backlog":      strconv.Itoa(proxy.DefaultTCPBacklog),
+		"listen":                proxy.DefaultListen,
+		"admin_listen":          admin.DefaultListen,
+		"http_listen":           admin.DefaultHTTPListen,
+		"maxclients":            strconv.Itoa(proxy.DefaultMaxClients),
+		"protected_mode":        proxy.DefaultProtectedMode,
+		"tls_auth_clients":      proxy.DefaultTLSAuthClients,
+		"tls_auth_clients_user": proxy.DefaultTLSAuthClientsUser,
+		"pool_size":             strconv.Itoa(proxy.DefaultPoolSize),
+		"loops":                 strconv.Itoa(proxy.DefaultLoops()),
+		"tcp_backlog":           strconv.Itoa(proxy.DefaultTCPBacklog),
 	}
 	for name, d := range map[string]time.Duration{
 		"timeout":             0,
@@ -142,7 +144,7 @@ func (s *settings) config() proxy.Config {
 			Files: certs.Files{
 				Cert: string(s.TLSCertFile.is), Key: string(s.TLSKeyFile.is), CA: string(s.TLSCACertFile.is), CADir: string(s.TLSCACertDir.is),
 			},
-			AuthClients: string(s.TLSAuthClients.is), Protocols: s.TLSProtocols.is,
+			AuthClients: string(s.TLSAuthClients.is), AuthClientsUser: string(s.TLSAuthClientsUser.is), Protocols: s.TLSProtocols.is,
 		},
 		UpstreamTLS: multiplex.UpstreamTLS{
 			Files: certs.Files{

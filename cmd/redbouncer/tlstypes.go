@@ -44,6 +44,21 @@ func (a *askForCert) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// certUser is the field of a certificate that names a user, or off. Redis takes both in any case.
+type certUser string
+
+func (u *certUser) UnmarshalText(text []byte) error {
+	switch word := string(text); {
+	case strings.EqualFold(word, "CN"):
+		*u = "CN"
+	case strings.EqualFold(word, "off"):
+		*u = "off"
+	default:
+		return errors.New("want CN or off")
+	}
+	return nil
+}
+
 // protocols are versions of TLS, separated by spaces. The proxy knows which are good.
 type protocols []string
 
