@@ -186,3 +186,17 @@ func TryDialTLS(addr string, config *tls.Config) (*Conn, error) {
 	}
 	return newConn(nc), nil
 }
+
+// OverTLS makes a Conn of a connection whose owner goes on with TLS. It is closed when the test ends.
+func OverTLS(t testing.TB, nc net.Conn, config *tls.Config) (*Conn, error) {
+	t.Helper()
+	t.Cleanup(func() { _ = nc.Close() })
+	_ = nc.SetDeadline(time.Now().Add(ReplyTimeout))
+	over := tls.Client(nc, config)
+	if err := over.Handshake(); err != nil {
+		return nil, err
+	}
+	c := newConn(over)
+	c.t = t
+	return c, nil
+}
