@@ -39,12 +39,13 @@ type watched struct {
 
 func watch(t *testing.T, files certs.Files) *watched {
 	t.Helper()
-	w := &watched{t: t, files: files, now: time.Now()}
+	w := &watched{t: t, files: files}
 	log := slog.New(slog.NewTextHandler(&w.log, nil))
 	var err error
 	if w.Store, err = certs.Open(files, &tls.Config{MinVersion: tls.VersionTLS12}, log); err != nil {
 		t.Fatal(err)
 	}
+	w.now = time.Now()
 	certs.SetClock(w.Store, func() time.Time { return w.now })
 	return w
 }
