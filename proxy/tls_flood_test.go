@@ -26,7 +26,7 @@ func TestAHandshakeEndsInTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer nc.Close()
+		t.Cleanup(func() { _ = nc.Close() })
 		start := time.Now()
 		_, _ = nc.Write([]byte(begin))
 		_, _ = io.Copy(io.Discard, nc) // an alert, or nothing
@@ -123,7 +123,7 @@ func TestAProxyStopsUnderHandshakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer nc.Close()
+		t.Cleanup(func() { _ = nc.Close() })
 	}
 	eventually(t, "they are being greeted", func() string {
 		if e.Handshakes() < 20 {
