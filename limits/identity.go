@@ -5,7 +5,7 @@ import "strings"
 // IdentityKind is one of the ways in which a client is counted.
 type IdentityKind uint8
 
-// The identities of a client. Address and listener are known when it connects, the others when it says so, or when they
+// The identities of a client. Address, listener and certificate are known when it connects, the others when it says so, or when they
 // have been found out.
 const (
 	ByAddr        IdentityKind = iota // its IP address, or the path of the unix socket
@@ -16,10 +16,11 @@ const (
 	ByPID                             // its process, if it is on this host
 	ByProcess                         // that process's executable, without its directory
 	ByContainer                       // that process's container
+	ByCert                            // the name in its TLS certificate
 	IdentityKinds                     // how many there are
 )
 
-var identityKinds = [IdentityKinds]string{"addr", "listener", "user", "name", "lib", "pid", "process", "container"}
+var identityKinds = [IdentityKinds]string{"addr", "listener", "user", "name", "lib", "pid", "process", "container", "cert"}
 
 // String returns the kind as rules and the console spell it.
 func (k IdentityKind) String() string { return identityKinds[k] }

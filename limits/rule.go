@@ -78,7 +78,7 @@ type RuleError struct {
 func (e *RuleError) Error() string { return fmt.Sprintf("%q: %s", e.Word, e.Want) }
 
 // ruleHeads is what a rule may begin with.
-const ruleHeads = "want total, or one of addr, listener, user, name, lib, pid, process and container with a value, a " +
+const ruleHeads = "want total, or one of addr, listener, user, name, lib, pid, process, container and cert with a value, a " +
 	"pattern or the word each"
 
 // ParseRule reads the text of a rule.

@@ -19,6 +19,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/certs"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
@@ -29,8 +30,9 @@ type Upstream struct {
 	user     string
 	password string
 	db       int
-	tls      *tls.Config
-	host     string // this machine, as it appears in the names of our connections
+	tls      *tls.Config  // nil: connections are not encrypted
+	certs    *certs.Store // nil: tls is all there is to say; see WithTLS
+	host     string       // this machine, as it appears in the names of our connections
 }
 
 // ParseUpstream reads an upstream's URL: redis://, rediss:// (TLS) or unix://, with user, password and database,
@@ -154,7 +156,7 @@ func hangUp(nc net.Conn) {
 func (u *Upstream) connect(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
 	if u.tls != nil {
-		return (&tls.Dialer{NetDialer: &d, Config: u.tls}).DialContext(ctx, u.network, u.addr)
+		return (&tls.Dialer{NetDialer: &d, Config: u.tlsConfig()}).DialContext(ctx, u.network, u.addr)
 	}
 	return d.DialContext(ctx, u.network, u.addr)
 }
@@ -302,6 +304,7 @@ func ErrorLine(err error) []byte {
 		if errors.As(err, &reply) {
 			err = reply
 		}
+		err = withoutNames(err)
 		var op *net.OpError
 		if errors.As(err, &op) {
 			err = op.Err

@@ -176,10 +176,6 @@ func TestANULInAnInlineCommandIsAByteLikeAnyOther(t *testing.T) {
 		a>> ECHO a\x00b\r\nPING\r\n
 		a< $3\r\na\x00b
 		a< +PONG
-		# The greeting of a client that believes in TLS.
-		b>> \x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\nPING\r\n
-		b~ ^-ERR unknown command
-		b< +PONG
 	`)
 	calm.stop(t)
 }

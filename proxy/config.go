@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -18,11 +19,16 @@ import (
 // setting of that meaning, it is Redis's own name. The zero value of a field means its default, unless the
 // field says otherwise.
 type Config struct {
-	// Listen holds the addresses to accept clients at: "host:port", "[::]:port" or "unix:/path".
+	// Listen holds the addresses to accept clients at: "host:port", "[::]:port" or "unix:/path"; or "tls://host:port" for
+	// TLS, as TLS says.
 	// Default 127.0.0.1:6380.
 	Listen []string
 	// Upstream is the Redis or Valkey to stand in front of, as multiplex.ParseUpstream reads it. Required.
 	Upstream *multiplex.Upstream
+	// UpstreamTLS says how connections to a rediss:// upstream are encrypted.
+	UpstreamTLS multiplex.UpstreamTLS
+	// TLS is for those of Listen that begin with tls://.
+	TLS TLS
 
 	// MaxClients is how many clients may be connected at once. Default 10000, as in Redis.
 	MaxClients int
@@ -173,6 +179,8 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.MaxClients, DefaultMaxClients)
 	def(&c.ProtectedMode, DefaultProtectedMode)
+	def(&c.TLS.AuthClients, DefaultTLSAuthClients)
+	def(&c.TLS.AuthClientsUser, DefaultTLSAuthClientsUser)
 	def(&c.PoolSize, DefaultPoolSize)
 	def(&c.Loops, DefaultLoops())
 	def(&c.TCPKeepAlive, DefaultTCPKeepAlive)
@@ -240,7 +248,11 @@ func (c Config) Validate() error {
 			return &ConfigError{d.setting, d.value.String(), "want a duration from 0s to 24h"}
 		}
 	}
-	listeners := c.withDefaults().Listen
+	whole := c.withDefaults()
+	if err := cmp.Or(whole.validateTLS(), whole.validateUpstreamTLS()); err != nil {
+		return err
+	}
+	listeners := whole.Listen
 	for _, name := range c.AcceptProxy {
 		if !slices.Contains(listeners, name) {
 			return &ConfigError{"accept-proxy", name, "want one of the addresses of listen: " + strings.Join(listeners, ", ")}
@@ -272,9 +284,9 @@ func validListen(addr string) error {
 		}
 		return nil
 	}
-	_, port, err := net.SplitHostPort(addr)
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(addr, tlsPrefix))
 	if err != nil || port == "" {
-		return &ConfigError{"listen", addr, "want host:port, [::]:port or unix:/path"}
+		return &ConfigError{"listen", addr, "want host:port, [::]:port, tls://host:port or unix:/path"}
 	}
 	if _, err := net.LookupPort("tcp", port); err != nil {
 		return &ConfigError{"listen", addr, "want a port from 0 to 65535"}

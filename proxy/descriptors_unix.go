@@ -16,7 +16,15 @@ import (
 // admin). So many may wait for the rules' sake.
 func spareDescriptors(cfg *Config, waiting int) int {
 	const operators = 2*64 + 8
-	return 32 + operators + len(cfg.Listen) + cfg.Loops*(maxRefusals+maxLingering+5+prefacesOf(cfg)) + waiting
+	return 32 + operators + len(cfg.Listen) + greetingsOf(cfg) + cfg.Loops*(maxRefusals+maxLingering+5+prefacesOf(cfg)) + waiting
+}
+
+// greetingsOf is how many connections may be in their TLS handshake.
+func greetingsOf(cfg *Config) int {
+	if !cfg.listensTLS() {
+		return 0
+	}
+	return maxHandshakes
 }
 
 // prefacesOf is how many connections of a loop may wait for their PROXY protocol header.

@@ -27,7 +27,10 @@ type caller struct {
 	// most who are refused cost as little as can be.
 	local, peer netip.AddrPort
 
-	outsider bool // protected mode refuses it, whoever it says that it is
+	byCert    bool // it is to act as certUser
+	certUser  string
+	certified bool // it has shown a TLS certificate, which is good
+	outsider  bool // protected mode refuses it, whoever it says that it is
 }
 
 // ends finds the ends of the caller's connection.

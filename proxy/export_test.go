@@ -138,3 +138,13 @@ func KnockWhileOneLeaves(s *Server) error {
 	_ = theirs.Close()
 	return err
 }
+
+// MaxHandshakes is how many TLS handshakes may be under way.
+const MaxHandshakes = maxHandshakes
+
+// Handshakes is how many are.
+func (s *Server) Handshakes() int {
+	s.handshakes.mu.Lock()
+	defer s.handshakes.mu.Unlock()
+	return len(s.handshakes.under)
+}

@@ -14,19 +14,30 @@ import (
 
 // incoming puts a new client on a loop, in turn, if the gate lets it in.
 func (s *Server) incoming(in eventloop.Incoming, listener string) {
-	w := s.workers[s.turn%len(s.workers)]
-	s.turn++
 	c := &s.caller
 	*c = s.call(in, listener)
 	if slices.Contains(s.workers[0].cfg.AcceptProxy, listener) {
-		mine := *c
+		w, mine := s.next(), *c
 		s.keepAliveOf(in)
 		s.hand(w, func() { w.introduce(mine) }, in)
 		return
 	}
+	s.decideOn(c)
+}
+
+// next is the worker whose turn it is to get a client.
+func (s *Server) next() *worker {
+	w := s.workers[s.turn%len(s.workers)]
+	s.turn++
+	return w
+}
+
+// decideOn lets a client in, has it wait, or refuses it. C is valid during the call only.
+func (s *Server) decideOn(c *caller) {
+	w := s.next()
 	if text := s.turnsAway(c); text != nil {
 		mine := *c
-		s.hand(w, func() { w.refuse(&mine, text) }, in)
+		s.hand(w, func() { w.refuse(&mine, text) }, c.in)
 		return
 	}
 	s.knock(w, c)
@@ -46,7 +57,7 @@ func (s *Server) keepAliveOf(in eventloop.Incoming) { in.KeepAlive(time.Duration
 // turnsAway returns what a client is told that protected mode refuses; nil: it does not. One that there is no place for
 // anyway is told that instead, but does not wait for one either.
 func (s *Server) turnsAway(c *caller) []byte {
-	if !s.protected.Load() || isLocal(c.remote) {
+	if !s.protected.Load() || c.certified || isLocal(c.remote) {
 		return nil
 	}
 	c.outsider = true

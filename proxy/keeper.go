@@ -128,7 +128,7 @@ func (s *Server) tellSuspect(n limits.Notice) {
 		slog.String("advice", n.Advice), slog.Int("open", n.Report.Open), slog.Int("in_use", n.Report.InUse),
 	}
 	for _, k := range []limits.IdentityKind{
-		limits.ByAddr, limits.ByPID, limits.ByProcess, limits.ByContainer, limits.ByName, limits.ByLib, limits.ByUser,
+		limits.ByAddr, limits.ByPID, limits.ByProcess, limits.ByContainer, limits.ByCert, limits.ByName, limits.ByLib, limits.ByUser,
 	} {
 		if value := n.Report.Identities[k]; value != "" {
 			attrs = append(attrs, slog.String(k.String(), value))

@@ -27,6 +27,7 @@ type ClientReport struct {
 	PID         string // its process, if it is on this host and has been found out
 	Process     string // the executable of that process
 	Container   string // the container of that process
+	Cert        string // the name in its TLS certificate
 	State       string // what the session does: see sessionState
 	Pin         string // why it holds an upstream connection of its own; empty: it holds none
 	LastCommand string // as Redis spells it
@@ -214,6 +215,7 @@ func (s *session) report() ClientReport {
 	r := ClientReport{
 		ID: s.id, Remote: s.remote, Listener: ids[limits.ByListener], User: s.user(), Name: ids[limits.ByName], Lib: ids[limits.ByLib],
 		PID: ids[limits.ByPID], Process: ids[limits.ByProcess], Container: ids[limits.ByContainer],
+		Cert:  ids[limits.ByCert],
 		State: s.state.String(), Pin: s.pinReason(), LastCommand: last,
 		Age: now - s.created, Idle: now - s.active, DB: s.db(), RESP: int(s.protocol()),
 		Commands: s.commands, InFlight: int(s.inFlight), QueryBuffer: len(s.in), OutputBuffer: s.out.size,

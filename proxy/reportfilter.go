@@ -21,7 +21,7 @@ type ClientFilter struct {
 
 // FilterKinds are the kinds of conditions, in the order in which they are shown.
 var FilterKinds = []string{
-	"id", "addr", "listener", "user", "name", "lib", "pid", "process", "container", "idle", "state", "pin",
+	"id", "addr", "listener", "user", "name", "lib", "pid", "process", "container", "cert", "idle", "state", "pin",
 }
 
 // filterTexts are the kinds that compare a text with a pattern, in which * stands for any characters.
@@ -33,6 +33,7 @@ var filterTexts = map[string]func(*ClientReport) string{
 	"pid":       func(r *ClientReport) string { return r.PID },
 	"process":   func(r *ClientReport) string { return r.Process },
 	"container": func(r *ClientReport) string { return r.Container },
+	"cert":      func(r *ClientReport) string { return r.Cert },
 	"state":     func(r *ClientReport) string { return r.State },
 	"pin":       func(r *ClientReport) string { return r.Pin },
 }

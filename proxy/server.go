@@ -16,6 +16,7 @@ import (
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/certs"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
 	"github.com/redbouncer/redbouncer/proxy/peer"
 )
@@ -28,17 +29,19 @@ func DefaultLoops() int { return min(max(runtime.GOMAXPROCS(0)/2, 1), 4) }
 // Server is the proxy. Create it with New.
 type Server struct {
 	// Static after construction.
-	cfg       Config // of the start: see current
-	listeners []net.Listener
-	workers   []*worker
-	started   time.Time
-	gate      *limits.Gate
-	ledger    *limits.Ledger
-	resolver  *peer.Resolver
-	guesses   *limits.Guesses
-	budget    *limits.Budget
-	control   *multiplex.Control
-	learner   *learner
+	cfg        Config // of the start: see current
+	listeners  []net.Listener
+	workers    []*worker
+	started    time.Time
+	gate       *limits.Gate
+	ledger     *limits.Ledger
+	resolver   *peer.Resolver
+	guesses    *limits.Guesses
+	budget     *limits.Budget
+	control    *multiplex.Control
+	learner    *learner
+	certs      *certs.Store // of TLS listeners; nil: there are none
+	handshakes *handshakes
 
 	// Atomic.
 	current   atomic.Pointer[Config] // what the server has been told last: see Reload
@@ -94,8 +97,13 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	upstream, err := cfg.Upstream.WithTLS(cfg.UpstreamTLS, cfg.Log)
+	if err != nil {
+		return nil, fileProblem("upstream-tls-", err)
+	}
+	cfg.Upstream = upstream
 	s := &Server{
-		cfg: cfg, started: time.Now(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), runtime: map[string]bool{},
+		cfg: cfg, started: time.Now(), handshakes: newHandshakes(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), runtime: map[string]bool{},
 	}
 	s.current.Store(&told)
 	s.protected.Store(cfg.protects())
@@ -117,6 +125,9 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 		s.workers = append(s.workers, w)
+	}
+	if err := s.openCerts(); err != nil {
+		return nil, err
 	}
 	for _, addr := range cfg.Listen {
 		ln, err := listen(addr, cfg.TCPBacklog)
@@ -140,6 +151,14 @@ func (c *Config) commands() (*table, error) {
 	return t, err
 }
 
+// openCerts reads what TLS listeners need.
+func (s *Server) openCerts() (err error) {
+	if s.cfg.listensTLS() {
+		s.certs, err = certs.Open(s.cfg.TLS.Files, s.cfg.TLS.base(), s.cfg.Log)
+	}
+	return fileProblem("tls-", err)
+}
+
 // install hands a table to all loops.
 func (s *Server) install(t *table) {
 	for _, w := range s.workers {
@@ -148,15 +167,15 @@ func (s *Server) install(t *table) {
 }
 
 // listen opens one listener.
-func listen(addr string, backlog int) (net.Listener, error) {
-	network := "tcp"
+func listen(name string, backlog int) (net.Listener, error) {
+	network, addr := "tcp", strings.TrimPrefix(name, tlsPrefix)
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		network, addr = "unix", path
 		removeStale(path)
 	}
 	ln, err := net.Listen(network, addr)
 	if err != nil {
-		return nil, &ConfigError{"listen", addr, err.Error()}
+		return nil, &ConfigError{"listen", name, err.Error()}
 	}
 	if err := eventloop.SetBacklog(ln, backlog); err != nil {
 		_ = ln.Close()
@@ -241,6 +260,8 @@ func (s *Server) Run(ctx context.Context) error {
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.current.Load().ShutdownTimeout.String())
 		err = s.drain()
 	}
+	s.closeListeners() // they are, unless the doors could not be opened
+	s.handshakes.stop()
 	stopKeeping()
 	<-kept // it asks the loops
 	s.resolver.Stop()
@@ -250,6 +271,7 @@ func (s *Server) Run(ctx context.Context) error {
 		w.loop.Stop()
 	}
 	_ = running.Wait() // they return no errors
+	s.handshakes.running.Wait()
 	s.consoles.Wait()
 	s.tellSuppressed(time.Now().Add(s.cfg.LogInterval))
 	st := s.gate.Stats()
@@ -262,21 +284,28 @@ func (s *Server) accept() error {
 	w := s.workers[0]
 	for i, ln := range s.listeners {
 		name := s.cfg.Listen[i]
+		if isTLS(name) {
+			s.acceptTLS(ln, name)
+			s.stopAccept = append(s.stopAccept, func() { _ = ln.Close() })
+			continue
+		}
 		stop, err := w.loop.Listen(ln, func(in eventloop.Incoming) { s.incoming(in, name) })
 		if err != nil {
 			return err
 		}
 		s.stopAccept = append(s.stopAccept, stop)
 	}
+	s.stopAccept = append(s.stopAccept, s.handshakes.stop)
 	w.loop.AfterFunc(time.Second, s.reportRefusals)
 	w.pool.Warm()
 	return nil
 }
 
 func (s *Server) announce() {
-	for _, addr := range s.Addrs() {
-		s.cfg.Log.Info("listening", "listen", addr.String())
-		if s.protected.Load() && beyondLoopback(addr) {
+	for i, addr := range s.Addrs() {
+		encrypted := isTLS(s.cfg.Listen[i])
+		s.cfg.Log.Info("listening", "listen", addr.String(), "tls", encrypted)
+		if s.protected.Load() && beyondLoopback(addr) && !(encrypted && s.cfg.TLS.AuthClients == "yes") {
 			s.cfg.Log.Warn("protected mode is in force, because the upstream URL holds credentials: clients of other hosts are "+
 				"refused; see protected-mode", "listen", addr.String())
 		}

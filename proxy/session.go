@@ -172,6 +172,10 @@ func (w *waiting) queued() bool {
 
 // Data implements eventloop.Handler: the client has sent something.
 func (s *session) Data(b []byte) {
+	if s.received == 0 && greetsTLS(b) {
+		s.refuseTLS()
+		return
+	}
 	s.active = s.w.clock()
 	s.received += uint64(len(b))
 	if s.front != nil && len(s.in) == 0 {

@@ -241,8 +241,11 @@ func (w *worker) seat(s *session, conn *eventloop.Conn, c *caller) {
 	s.prev, s.next = w.sessions.prev, &w.sessions
 	s.prev.next, w.sessions.prev = s, s
 	w.count++
-	if w.stopping {
+	switch {
+	case w.stopping:
 		s.close()
+	case c.byCert:
+		s.loginByCertificate(c.certUser)
 	}
 }
 

@@ -34,10 +34,22 @@ func Example_check() {
 	// handshake-timeout: 0s # default
 	// timeout: 0s # default
 	// transaction-timeout: 60s # default
+	// tls-cert-file: none # default
+	// tls-key-file: none # default
+	// tls-ca-cert-file: none # default
+	// tls-ca-cert-dir: none # default
+	// tls-auth-clients: yes # default
+	// tls-auth-clients-user: off # default
+	// tls-protocols: TLSv1.2 TLSv1.3 # default
 	// upstream: redis://bob:xxxxx@redis.example:6379/2 # --upstream
 	// pool-size: 4 # --pool-size
 	// pool-timeout: 5s # default
 	// upstream-timeout: 5s # default
+	// upstream-tls-ca-cert-file: none # default
+	// upstream-tls-ca-cert-dir: none # default
+	// upstream-tls-cert-file: none # default
+	// upstream-tls-key-file: none # default
+	// upstream-tls-server-name: none # default
 	// admin-listen: 127.0.0.1:6390 # default
 	// admin-users: none # default
 	// stats-users: none # default

@@ -9,6 +9,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/redbouncer/redbouncer/multiplex"
+	"github.com/redbouncer/redbouncer/multiplex/certs"
 	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/admin"
 )
@@ -21,7 +23,7 @@ type settings struct {
 	Config      value[filePath] `name:"config" placeholder:"FILE" group:"file" help:"Read settings from this YAML file."`
 	WatchConfig value[yesNo]    `name:"watch-config" default:"yes" placeholder:"YES|NO" group:"file" help:"Read the file again when it has changed."`
 
-	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, [::]:port or unix:/path. Repeatable."`
+	Listen                  value[addresses]    `name:"listen" default:"${listen}" placeholder:"ADDR" group:"clients" help:"Accept clients at host:port, tls://host:port or unix:/path."`
 	MaxClients              value[count]        `name:"maxclients" default:"${maxclients}" placeholder:"N" group:"clients" help:"Clients connected at once. The next one is told so and closed."`
 	AcceptProxy             value[listeners]    `name:"accept-proxy" default:"none" placeholder:"ADDR" group:"clients" help:"Expect the PROXY protocol at this address of listen. Repeatable."`
 	TrustedProxies          value[proxies]      `name:"trusted-proxies" default:"none" placeholder:"ADDR" group:"clients" help:"Who may send a PROXY protocol header. Repeatable."`
@@ -42,10 +44,24 @@ type settings struct {
 	Timeout                 value[seconds]      `name:"timeout" default:"${timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has been idle for so long. 0 is never."`
 	TransactionTimeout      value[seconds]      `name:"transaction-timeout" default:"${transaction_timeout}" placeholder:"TIME" group:"clients" help:"Close a client silent for so long in a transaction. 0 is never."`
 
+	TLSCertFile        value[optionalFile] `name:"tls-cert-file" default:"none" placeholder:"FILE" group:"tls" help:"The certificate of tls:// listeners, and its chain; PEM."`
+	TLSKeyFile         value[optionalFile] `name:"tls-key-file" default:"none" placeholder:"FILE" group:"tls" help:"Its private key; PEM."`
+	TLSCACertFile      value[optionalFile] `name:"tls-ca-cert-file" default:"none" placeholder:"FILE" group:"tls" help:"Authorities that sign the certificates of clients; PEM."`
+	TLSCACertDir       value[optionalFile] `name:"tls-ca-cert-dir" default:"none" placeholder:"DIR" group:"tls" help:"A directory of such files."`
+	TLSAuthClients     value[askForCert]   `name:"tls-auth-clients" default:"${tls_auth_clients}" placeholder:"HOW" group:"tls" help:"Ask clients for a certificate: no, optional or yes."`
+	TLSAuthClientsUser value[certUser]     `name:"tls-auth-clients-user" default:"${tls_auth_clients_user}" placeholder:"FIELD" group:"tls" help:"The field of a certificate that names the ACL user: CN or off."`
+	TLSProtocols       value[protocols]    `name:"tls-protocols" default:"TLSv1.2 TLSv1.3" placeholder:"LIST" group:"tls" help:"Versions that clients may speak, separated by spaces."`
+
 	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
 	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
 	PoolTimeout     value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
 	UpstreamTimeout value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
+
+	UpstreamTLSCACertFile value[optionalFile] `name:"upstream-tls-ca-cert-file" default:"none" placeholder:"FILE" group:"upstream" help:"Authorities that sign a rediss:// upstream's certificate."`
+	UpstreamTLSCACertDir  value[optionalFile] `name:"upstream-tls-ca-cert-dir" default:"none" placeholder:"DIR" group:"upstream" help:"A directory of such files."`
+	UpstreamTLSCertFile   value[optionalFile] `name:"upstream-tls-cert-file" default:"none" placeholder:"FILE" group:"upstream" help:"The certificate that the upstream is shown; PEM."`
+	UpstreamTLSKeyFile    value[optionalFile] `name:"upstream-tls-key-file" default:"none" placeholder:"FILE" group:"upstream" help:"Its private key; PEM."`
+	UpstreamTLSServerName value[optionalName] `name:"upstream-tls-server-name" default:"none" placeholder:"NAME" group:"upstream" help:"Whom the upstream's certificate is for, if not the URL's host."`
 
 	AdminListen value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
 	AdminUsers  value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
@@ -61,14 +77,16 @@ type settings struct {
 // defaults are the proxy's defaults as the table writes them: a name's dashes are underscores here.
 func defaults() kong.Vars {
 	vars := kong.Vars{
-		"listen":         proxy.DefaultListen,
-		"admin_listen":   admin.DefaultListen,
-		"http_listen":    admin.DefaultHTTPListen,
-		"maxclients":     strconv.Itoa(proxy.DefaultMaxClients),
-		"protected_mode": proxy.DefaultProtectedMode,
-		"pool_size":      strconv.Itoa(proxy.DefaultPoolSize),
-		"loops":          strconv.Itoa(proxy.DefaultLoops()),
-		"tcp_backlog":    strconv.Itoa(proxy.DefaultTCPBacklog),
+		"listen":                proxy.DefaultListen,
+		"admin_listen":          admin.DefaultListen,
+		"http_listen":           admin.DefaultHTTPListen,
+		"maxclients":            strconv.Itoa(proxy.DefaultMaxClients),
+		"protected_mode":        proxy.DefaultProtectedMode,
+		"tls_auth_clients":      proxy.DefaultTLSAuthClients,
+		"tls_auth_clients_user": proxy.DefaultTLSAuthClientsUser,
+		"pool_size":             strconv.Itoa(proxy.DefaultPoolSize),
+		"loops":                 strconv.Itoa(proxy.DefaultLoops()),
+		"tcp_backlog":           strconv.Itoa(proxy.DefaultTCPBacklog),
 	}
 	for name, d := range map[string]time.Duration{
 		"timeout":             0,
@@ -96,6 +114,7 @@ func defaults() kong.Vars {
 var groups = []kong.Group{
 	{Key: "file", Title: "Configuration file"},
 	{Key: "clients", Title: "Clients"},
+	{Key: "tls", Title: "TLS"},
 	{Key: "upstream", Title: "Upstream"},
 	{Key: "operator", Title: "Operator"},
 	{Key: "process", Title: "Process"},
@@ -124,6 +143,20 @@ func (s *settings) config() proxy.Config {
 		AuthDelay:          time.Duration(s.AuthDelay.is),
 		MaxMemoryClients:   int64(s.MaxMemoryClients.is),
 		TCPBacklog:         int(s.TCPBacklog.is),
+
+		TLS: proxy.TLS{
+			Files: certs.Files{
+				Cert: string(s.TLSCertFile.is), Key: string(s.TLSKeyFile.is), CA: string(s.TLSCACertFile.is), CADir: string(s.TLSCACertDir.is),
+			},
+			AuthClients: string(s.TLSAuthClients.is), AuthClientsUser: string(s.TLSAuthClientsUser.is), Protocols: s.TLSProtocols.is,
+		},
+		UpstreamTLS: multiplex.UpstreamTLS{
+			Files: certs.Files{
+				Cert: string(s.UpstreamTLSCertFile.is), Key: string(s.UpstreamTLSKeyFile.is),
+				CA: string(s.UpstreamTLSCACertFile.is), CADir: string(s.UpstreamTLSCACertDir.is),
+			},
+			ServerName: string(s.UpstreamTLSServerName.is),
+		},
 
 		PoolTimeout:     time.Duration(s.PoolTimeout.is),
 		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),

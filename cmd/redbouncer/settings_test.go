@@ -57,6 +57,19 @@ var samples = []struct {
 	{"upstream", "rediss://bob:secret@redis.example:6390/3", func(c *proxy.Config) {
 		c.Upstream, _ = multiplex.ParseUpstream("rediss://bob:secret@redis.example:6390/3")
 	}},
+	// Of files there are none to name here: see TestTheFilesOfTLSAreRead.
+	{"tls-cert-file", "none", func(*proxy.Config) {}},
+	{"tls-key-file", "none", func(*proxy.Config) {}},
+	{"tls-ca-cert-file", "none", func(*proxy.Config) {}},
+	{"tls-ca-cert-dir", "none", func(*proxy.Config) {}},
+	{"tls-auth-clients", "optional", func(c *proxy.Config) { c.TLS.AuthClients = "optional" }},
+	{"tls-auth-clients-user", "cn", func(c *proxy.Config) { c.TLS.AuthClientsUser = "CN" }},
+	{"tls-protocols", "TLSv1.3", func(c *proxy.Config) { c.TLS.Protocols = []string{"TLSv1.3"} }},
+	{"upstream-tls-ca-cert-file", "none", func(*proxy.Config) {}},
+	{"upstream-tls-ca-cert-dir", "none", func(*proxy.Config) {}},
+	{"upstream-tls-cert-file", "none", func(*proxy.Config) {}},
+	{"upstream-tls-key-file", "none", func(*proxy.Config) {}},
+	{"upstream-tls-server-name", "redis.example", func(c *proxy.Config) { c.UpstreamTLS.ServerName = "redis.example" }},
 	{"pool-size", "4", func(c *proxy.Config) { c.PoolSize = 4 }},
 	{"pool-timeout", "250ms", func(c *proxy.Config) { c.PoolTimeout = 250 * time.Millisecond }},
 	{"upstream-timeout", "0", func(c *proxy.Config) { c.UpstreamTimeout = 0 }},
@@ -79,6 +92,14 @@ func mustParse(t *testing.T, args ...string) *settings {
 // base is what every sample is given besides itself: without an upstream nothing is valid.
 const base = "--upstream=redis://127.0.0.1:6379"
 
+// baseOf is base for what means something to an upstream of TLS only.
+func baseOf(setting string) string {
+	if strings.HasPrefix(setting, "upstream-tls-") {
+		return "--upstream=rediss://127.0.0.1:6379"
+	}
+	return base
+}
+
 // fileText spells words as the file has them: several as a list.
 func fileText(setting, words string) string {
 	if list := strings.Split(words, ","); len(list) > 1 {
@@ -96,6 +117,7 @@ func TestEverySettingMeansTheSameByFlagEnvironmentAndFile(t *testing.T) {
 		delete(unseen, sample.setting)
 		t.Run(sample.setting, func(t *testing.T) {
 			var rest []string
+			base := baseOf(sample.setting)
 			if sample.setting != "upstream" {
 				rest = []string{base}
 			}
@@ -153,6 +175,7 @@ func TestTheDefaultsAreTheProxysOwn(t *testing.T) {
 		TCPKeepAlive: proxy.DefaultTCPKeepAlive, TCPBacklog: proxy.DefaultTCPBacklog,
 		TransactionTimeout: proxy.DefaultTransactionTimeout,
 		AuthDelay:          proxy.DefaultAuthDelay,
+		TLS:                proxy.TLS{AuthClients: proxy.DefaultTLSAuthClients, AuthClientsUser: proxy.DefaultTLSAuthClientsUser, Protocols: []string{"TLSv1.2", "TLSv1.3"}},
 		PoolTimeout:        proxy.DefaultPoolTimeout, UpstreamTimeout: proxy.DefaultUpstreamTimeout,
 		ShutdownTimeout: proxy.DefaultShutdownTimeout, ProtoMaxBulkLen: proxy.DefaultProtoMaxBulkLen,
 		ClientQueryBufferLimit:  proxy.DefaultClientQueryBufferLimit,

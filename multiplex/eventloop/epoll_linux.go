@@ -495,7 +495,7 @@ func (in Incoming) Close() {
 // KeepAlive has the kernel probe the connection when it has been silent for idle; zero or less: never. Plain sockets have
 // it from their listener, by SetKeepAlive, and are left as they are.
 func (in Incoming) KeepAlive(idle time.Duration) {
-	if tcp, ok := in.nc.(*net.TCPConn); ok {
+	if tcp, ok := plain(in.nc).(*net.TCPConn); ok {
 		setKeepAlive(tcp, idle)
 	}
 }

@@ -43,7 +43,7 @@ func (in Incoming) Close() { _ = in.nc.Close() }
 
 // KeepAlive has the kernel probe the connection when it has been silent for idle; zero or less: never.
 func (in Incoming) KeepAlive(idle time.Duration) {
-	if tcp, ok := in.nc.(*net.TCPConn); ok {
+	if tcp, ok := plain(in.nc).(*net.TCPConn); ok {
 		setKeepAlive(tcp, idle)
 	}
 }

@@ -29,11 +29,7 @@ func (in Incoming) PeerPID() int {
 	if in.nc == nil {
 		return peerPID(uintptr(in.fd))
 	}
-	nc := in.nc
-	if w, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
-		nc = w.NetConn()
-	}
-	u, ok := nc.(*net.UnixConn)
+	u, ok := plain(in.nc).(*net.UnixConn)
 	if !ok {
 		return 0
 	}
@@ -42,4 +38,15 @@ func (in Incoming) PeerPID() int {
 		_ = raw.Control(func(fd uintptr) { pid = peerPID(fd) }) // fails when it is closed
 	}
 	return pid
+}
+
+// plain returns the connection that carries nc, if that is TLS.
+func plain(nc net.Conn) net.Conn {
+	for {
+		w, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nc
+		}
+		nc = w.NetConn()
+	}
 }

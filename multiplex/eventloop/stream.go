@@ -11,9 +11,17 @@ import (
 const (
 	// streamBuffer bounds what a stream holds that its net.Conn has not taken yet, in bytes.
 	streamBuffer = 256 << 10
+	// smallRead is what a stream waits with for what comes, in bytes: most streams are idle. As long as that fills it, it
+	// reads with one of largeReads.
+	smallRead = 1 << 10
+	// keptOut is how much a stream that has nothing to write keeps for when it has, in bytes.
+	keptOut = 32 << 10
 	// streamLinger bounds the time that a closed stream has to deliver what was written to it.
 	streamLinger = 5 * time.Second
 )
+
+// largeReads are buffers for streams on which much comes, of the size of what one read of a socket brings.
+var largeReads = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // stream lets a net.Conn take part in a loop. It has two goroutines:
 //
@@ -54,7 +62,9 @@ func (l *Loop) attachStream(nc net.Conn, h Handler, late bool) *Conn {
 }
 
 func (s *stream) readStream() {
-	buf := make([]byte, 64<<10)
+	small := make([]byte, smallRead)
+	buf, large := small, (*[]byte)(nil)
+	defer func() { giveBack(large) }()
 	for {
 		s.mu.Lock()
 		for s.paused && !s.closing {
@@ -67,9 +77,22 @@ func (s *stream) readStream() {
 			return
 		}
 		<-s.done
-		if err != nil {
+		switch {
+		case err != nil:
 			return
+		case large == nil && n == len(small):
+			large = largeReads.Get().(*[]byte)
+			buf = *large
+		case large != nil && n < len(small):
+			giveBack(large)
+			buf, large = small, nil
 		}
+	}
+}
+
+func giveBack(large *[]byte) {
+	if large != nil {
+		largeReads.Put(large)
 	}
 }
 
@@ -109,6 +132,9 @@ func (s *stream) writeStream() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
+		if len(s.out) == 0 && cap(s.out)+cap(spare) > keptOut {
+			s.out, spare = nil, nil
+		}
 		for len(s.out) == 0 && !s.fin && !s.closing {
 			s.changed.Wait()
 		}

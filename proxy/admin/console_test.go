@@ -123,7 +123,7 @@ const script = `
 	X> PROXY SHOW SOURCES
 	X~ ^\*1\r\n\+source 
 	X> PROXY SHOW SOURCES colour
-	X< -ERR SHOW SOURCES colour: want one of source, addr, listener, user, name, lib, pid, process, container
+	X< -ERR SHOW SOURCES colour: want one of source, addr, listener, user, name, lib, pid, process, container, cert
 	X> PROXY SHOW SUSPECTS
 	X~ \r\n\+api\[7\]  growing       60 .* it only opens  close them\r\n$
 
@@ -182,7 +182,7 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> HELLO 3
 		a~ ^%7\r\n\$6\r\nserver\r\n\$10\r\nredbouncer\r\n
 		a> SHOW SOURCES user
-		a~ ^\*2\r\n%23\r\n\$6\r\nsource\r\n\$4\r\nmany\r\n\$4\r\nopen\r\n:7\r\n.*\$5\r\nslope\r\n,1.25\r\n
+		a~ ^\*2\r\n%24\r\n\$6\r\nsource\r\n\$4\r\nmany\r\n\$4\r\nopen\r\n:7\r\n.*\$5\r\nslope\r\n,1.25\r\n
 		a> SHOW CONFIG maxclients
 		a< *1\r\n%4\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nfrom\r\n$0\r\n\r\n$4\r\nlive\r\n#t
 		a> SHOW POOL

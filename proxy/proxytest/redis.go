@@ -31,11 +31,12 @@ const startTimeout = 20 * time.Second
 // Server is a redis-server of the test's own, on a free loopback port and a unix socket, persisting nothing.
 type Server struct {
 	// Static after construction.
-	t    testing.TB
-	bin  string
-	dir  string
-	args []string
-	addr string
+	t       testing.TB
+	bin     string
+	dir     string
+	args    []string
+	addr    string
+	tlsAddr string // empty: it does not serve TLS
 
 	// mu guards the following fields.
 	mu      sync.Mutex
