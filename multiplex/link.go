@@ -108,6 +108,7 @@ type Link struct {
 
 	// Of a pin.
 	owner   Client
+	stale   bool // closed when it is given back
 	parting bool // we have told the upstream that nothing more will come: it hangs up when it has answered
 	frames  func(frame []byte, top byte)
 	raw     func(b []byte)

@@ -72,6 +72,8 @@ type Config struct {
 	// UpstreamTimeout is how long a command that has not been sent yet waits for an upstream that is gone.
 	// Zero means that it does not wait. The settings' default is 5 s.
 	UpstreamTimeout time.Duration
+	// PauseTimeout is how long the operator's pause holds commands back, unless it is ended before. Default 30 s.
+	PauseTimeout time.Duration
 	// ShutdownTimeout bounds the time between the order to stop and the end. Default 10 s, as in Redis.
 	ShutdownTimeout time.Duration
 
@@ -137,6 +139,7 @@ const (
 	DefaultTCPBacklog             = 511
 	DefaultPoolTimeout            = 5 * time.Second
 	DefaultUpstreamTimeout        = 5 * time.Second
+	DefaultPauseTimeout           = 30 * time.Second
 	DefaultShutdownTimeout        = 10 * time.Second
 	DefaultProtoMaxBulkLen        = 512 << 20
 	DefaultClientQueryBufferLimit = 1 << 30
@@ -165,6 +168,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Loops, DefaultLoops())
 	def(&c.TCPKeepAlive, DefaultTCPKeepAlive)
 	def(&c.TCPBacklog, DefaultTCPBacklog)
+	def(&c.PauseTimeout, DefaultPauseTimeout)
 	def(&c.ShutdownTimeout, DefaultShutdownTimeout)
 	def(&c.ProtoMaxBulkLen, DefaultProtoMaxBulkLen)
 	def(&c.ClientQueryBufferLimit, DefaultClientQueryBufferLimit)
@@ -219,6 +223,7 @@ func (c Config) Validate() error {
 	}{
 		{"pool-timeout", c.PoolTimeout},
 		{"upstream-timeout", c.UpstreamTimeout},
+		{"pause-timeout", c.PauseTimeout},
 		{"shutdown-timeout", c.ShutdownTimeout},
 		{"transaction-timeout", c.TransactionTimeout},
 		{"handshake-timeout", c.HandshakeTimeout},

@@ -39,7 +39,7 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.deny(c)
 	case r.Unauthenticated && tooMuch(r):
 		return s.refuseUnauthenticated()
-	case s.w.pause != nil && s.holdBack(c, rest):
+	case (s.w.held || s.w.pause != nil) && s.holdBack(c, rest):
 		return false
 	case s.subs != nil && s.outOfTheWay(c):
 		return s.onSubscriber(c)

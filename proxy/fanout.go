@@ -340,6 +340,22 @@ func (h *hub) Gone() bool { return false }
 // the end of its connection; unless the subscribers are to ride through.
 func (h *hub) Lost(err error) {
 	h.link, h.stuck = nil, false
+	h.dropPending(err)
+	keeps := h.w.cfg.Resubscribe || h.w.held // whoever is held back publishes nothing that could be missed
+	if !keeps {
+		h.closeMembers(err)
+	}
+	for f := range h.channels {
+		maps.DeleteFunc(h.channels[f], func(_ string, ch *channel) bool { return ch.unused() })
+	}
+	h.settle()
+	if !h.w.held && (keeps && h.subscribers() || len(h.waiting) > 0) {
+		h.open()
+	}
+}
+
+// dropPending gives up what the upstream owes: its connection is gone.
+func (h *hub) dropPending(err error) {
 	pending := h.pending
 	h.pending = nil
 	for _, conf := range pending {
@@ -349,16 +365,6 @@ func (h *hub) Lost(err error) {
 		if conf.s != nil {
 			conf.s.cut(err) // it may have been told half of it
 		}
-	}
-	if !h.w.cfg.Resubscribe {
-		h.closeMembers(err)
-	}
-	for f := range h.channels {
-		maps.DeleteFunc(h.channels[f], func(_ string, ch *channel) bool { return ch.unused() })
-	}
-	h.settle()
-	if h.w.cfg.Resubscribe && h.subscribers() || len(h.waiting) > 0 {
-		h.open()
 	}
 }
 

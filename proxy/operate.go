@@ -52,6 +52,7 @@ func (s *Server) Settings() []SettingReport {
 		{"pool-timeout", inSeconds(c.PoolTimeout), false},
 		{"upstream-timeout", inSeconds(c.UpstreamTimeout), false},
 		{"loops", fmt.Sprint(len(s.workers)), false},
+		{"pause-timeout", inSeconds(c.PauseTimeout), false},
 		{"shutdown-timeout", inSeconds(c.ShutdownTimeout), false},
 	}
 	for _, p := range parameters {

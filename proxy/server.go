@@ -55,6 +55,8 @@ type Server struct {
 	easing       atomic.Bool    // it is being made less
 	consoles     sync.WaitGroup // commands that Config.Console is at
 
+	op operation // what the operator has ordered; it has a lock of its own
+
 	posting sync.Mutex // held while something is posted to all loops
 
 	// Owned by the first worker's loop.
@@ -220,6 +222,7 @@ func (s *Server) Run(ctx context.Context) error {
 		<-ctx.Done()
 		s.phase.Store(phaseStopping)
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.cfg.ShutdownTimeout.String())
+		s.endPause()
 		err = s.drain()
 	}
 	stopKeeping()

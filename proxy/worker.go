@@ -46,6 +46,7 @@ type worker struct {
 	reader       resp.Reader // of commands that come in one piece
 	scanner      resp.Reader // looks ahead
 	pause        *pause      // CLIENT PAUSE, while it is in force
+	held         bool        // PROXY PAUSE is
 	waiting      map[*door]struct{}
 	prefaces     int // connections whose PROXY protocol header has not come yet
 	refusals     int
@@ -112,7 +113,7 @@ func (w *worker) tick() {
 // learn asks the upstream for its commands, if it is time to and a lane is there to ask on.
 func (w *worker) learn() {
 	w.curious = false
-	if !w.learner.due(w.loop.Now()) {
+	if w.held || !w.learner.due(w.loop.Now()) {
 		return
 	}
 	if link := w.pool.Lane(w.learner.speaks); link != nil {

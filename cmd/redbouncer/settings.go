@@ -51,6 +51,7 @@ type settings struct {
 	HTTPListen  value[address] `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve /metrics, /healthz and /readyz there, or none."`
 
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
+	PauseTimeout    value[limit]     `name:"pause-timeout" default:"${pause_timeout}" placeholder:"TIME" group:"operator" help:"How long PROXY PAUSE holds commands back at most."`
 	ShutdownTimeout value[limit]     `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
 	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`
 	LogLevel        value[logLevel]  `name:"log-level" default:"info" placeholder:"LEVEL" group:"process" help:"debug, info, warn or error."`
@@ -75,6 +76,7 @@ func defaults() kong.Vars {
 		"tcp_keepalive":       proxy.DefaultTCPKeepAlive,
 		"pool_timeout":        proxy.DefaultPoolTimeout,
 		"upstream_timeout":    proxy.DefaultUpstreamTimeout,
+		"pause_timeout":       proxy.DefaultPauseTimeout,
 		"shutdown_timeout":    proxy.DefaultShutdownTimeout,
 	} {
 		vars[name] = seconds(d).String()
@@ -123,6 +125,7 @@ func (s *settings) config() proxy.Config {
 
 		PoolTimeout:     time.Duration(s.PoolTimeout.is),
 		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),
+		PauseTimeout:    time.Duration(s.PauseTimeout.is),
 		ShutdownTimeout: time.Duration(s.ShutdownTimeout.is),
 
 		ProtectedMode:  s.ProtectedMode.is.String(),

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/proxy"
@@ -53,6 +54,8 @@ type Proxy interface {
 	Kill(ctx context.Context, filter proxy.ClientFilter, by string) (int, error)
 	Authenticate(ctx context.Context, user, password string) (refusal []byte, err error)
 	Ready(context.Context) error
+	Pause(ctx context.Context, length time.Duration) (note string, err error)
+	Resume(context.Context) error
 }
 
 // Limits are the rules in force, and the queue of those that wait for one.
