@@ -19,6 +19,11 @@ type Config struct {
 	Budget *limits.Budget
 	// UpstreamTimeout bounds how long a request that is to be sent again waits for an upstream that is gone.
 	UpstreamTimeout time.Duration
+	// ResponseTimeout is how long the upstream may be silent on a connection where it owes an answer that takes no time. Then
+	// the connection is broken. Idle lanes are asked for a sign of life more often than that. Zero: it may be for ever.
+	ResponseTimeout time.Duration
+	// Excused, if it is not nil, reports whether the upstream has been told not to answer: then silence does not count.
+	Excused func() bool
 	// Pushed receives what the upstream says unasked on the lane of a context that has Tracking. The frame may be
 	// changed, and is valid during the call only.
 	Pushed func(c *Context, frame []byte)
@@ -44,10 +49,12 @@ type Pool struct {
 	up              *Upstream
 	budget          *limits.Budget
 	upstreamTimeout time.Duration
+	responseTimeout time.Duration
 	pushed          func(*Context, []byte)
 	untracked       func(*Context)
 	log             *slog.Logger
 	opened, broken  func()
+	excused         func() bool
 	vanished        func(user string)
 
 	// Owned by the loop.
@@ -80,6 +87,7 @@ type credential struct {
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
+		responseTimeout: cfg.ResponseTimeout, excused: cfg.Excused,
 		opened: cfg.Opened, broken: cfg.Broken,
 		vanished: cfg.Vanished,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
@@ -222,7 +230,7 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, e
 	p.serial++
 	k := &Link{
 		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
-		id: p.serial, used: p.loop.Now(), opened: p.loop.Now(),
+		id: p.serial, used: p.loop.Now(), opened: p.loop.Now(), since: p.loop.Now(),
 	}
 	k.send.spare = &p.spare
 	conn, err := p.loop.Adopt(est.nc, k, true)
@@ -398,6 +406,7 @@ func (p *Pool) Lost() uint64 { return p.lostLinks.Load() }
 // backoff spaces out the attempts to reach an upstream that does not answer.
 type backoff struct {
 	down  bool
+	since time.Time
 	tries int
 	until time.Time
 	err   error
@@ -413,6 +422,9 @@ const (
 func (b *backoff) failed(now time.Time, err error) {
 	pause := min(backoffFirst<<min(b.tries, 10), backoffMax)
 	pause = pause/2 + rand.N(pause) //nolint:gosec // spreading attempts needs no secrecy
+	if !b.down {
+		b.since = now
+	}
 	b.down, b.err, b.until = true, err, now.Add(pause)
 	b.tries++
 }

@@ -258,8 +258,13 @@ func (s *session) share(c command, sp *multiplex.Special) bool {
 // submit sends a command on a link.
 func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special) {
 	flags := s.mute()
-	if c.row.how == read {
-		flags |= multiplex.Safe
+	switch c.row.how {
+	case read:
+		flags |= multiplex.Safe | multiplex.Prompt
+	case share:
+		flags |= multiplex.Prompt
+	case script, flush, exec:
+		flags |= multiplex.Long
 	}
 	raw := c.Bytes()
 	if s.tracks != nil && sp == nil {

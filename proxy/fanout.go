@@ -41,6 +41,8 @@ type hub struct {
 	link    *multiplex.Link    // nil until it is there
 	stuck   bool               // it has subscriptions that this user may not end
 	request *multiplex.PinRequest
+	next    *multiplex.PinRequest // of the connection that is to take this one's place
+	spare   *multiplex.Link       // that connection, until the time has come
 
 	waiting  map[*session]struct{}
 	pending  []*confirmation // in the order in which the upstream will answer
@@ -203,6 +205,7 @@ func (h *hub) end() {
 		return
 	}
 	delete(h.w.hubs, h.ctx.User)
+	h.dropNext()
 	switch {
 	case h.link != nil && h.stuck:
 		h.w.pool.DiscardPin(h.link)
@@ -327,6 +330,7 @@ func (h *hub) answered(conf *confirmation) {
 	if conf.s != nil && conf.s.state != gone {
 		conf.s.Reply(nil, 1)
 	}
+	h.changeOver()
 	h.settle()
 }
 
@@ -339,6 +343,11 @@ func (h *hub) Gone() bool { return false }
 // Lost implements multiplex.Client. Messages may have been missed, and a client of Redis itself would learn that by
 // the end of its connection; unless the subscribers are to ride through.
 func (h *hub) Lost(err error) {
+	if h.spare != nil && !h.spare.Serving() {
+		h.spare = nil // it has never carried anything
+		return
+	}
+	h.dropNext()
 	h.link, h.stuck = nil, false
 	h.dropPending(err)
 	keeps := h.w.cfg.Resubscribe || h.w.held // whoever is held back publishes nothing that could be missed

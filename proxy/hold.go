@@ -1,5 +1,7 @@
 package proxy
 
+import "github.com/redbouncer/redbouncer/multiplex"
+
 // PROXY PAUSE holds all clients back here, so that Redis can be restarted or replaced and none of them sees an error.
 // What a loop does for it stands here, what the operator does in suspend.go:
 //
@@ -120,6 +122,7 @@ func (h *hub) suspend() {
 	if h.link == nil {
 		return
 	}
+	h.dropNext()
 	link := h.link
 	h.link, h.stuck = nil, false
 	h.dropPending(nil) // nobody's command is in flight
@@ -137,4 +140,52 @@ func (h *hub) resume() {
 // subscribed reports whether the hub carries what its members have subscribed to.
 func (h *hub) subscribed() bool {
 	return !h.subscribers() || h.link != nil && len(h.pending) == 0
+}
+
+// renew has the hub go over to a new connection, once there is one.
+func (h *hub) renew() {
+	if h.link == nil || h.next != nil {
+		return
+	}
+	link, request := h.w.pool.AcquirePin(h.ctx, h, h.replace)
+	h.next = request
+	if link != nil {
+		h.replace(link, nil)
+	}
+}
+
+// replace receives the new connection. It is taken as soon as the old one owes nobody anything.
+func (h *hub) replace(link *multiplex.Link, err error) {
+	h.next = nil
+	if err != nil {
+		h.w.log.Warn("subscriptions stay on their connection: there is no other", "user", h.ctx.User, "error", err)
+		return
+	}
+	h.spare = link
+	h.changeOver()
+}
+
+// changeOver goes over to the new connection, if there is one and this is the time.
+func (h *hub) changeOver() {
+	if h.spare == nil || len(h.pending) > 0 {
+		return
+	}
+	old := h.link
+	h.link, h.spare, h.stuck = h.spare, nil, false
+	if h.link.Frames(h.frame); old != nil {
+		h.w.pool.DiscardPin(old)
+	}
+	h.resubscribe()
+	h.settle()
+}
+
+// dropNext gives up the new connection.
+func (h *hub) dropNext() {
+	if h.next != nil {
+		h.next.Cancel()
+	}
+	if h.spare != nil {
+		h.w.pool.ReleasePin(h.spare)
+	}
+	h.next, h.spare = nil, nil
 }

@@ -35,6 +35,8 @@ func (s *Server) incoming(in eventloop.Incoming, listener string) {
 // setKeepAlive has the kernel probe clients that come from now on.
 func (s *Server) setKeepAlive(idle time.Duration) {
 	s.keepAlive.Store(int64(idle))
+	s.listening.Lock()
+	defer s.listening.Unlock()
 	for _, ln := range s.listeners {
 		_ = eventloop.SetKeepAlive(ln, idle) // fails on a closed listener, which nobody comes from
 	}

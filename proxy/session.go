@@ -359,7 +359,7 @@ func (s *session) Reply(b []byte, done int) {
 	}
 	if s.inFlight == 0 {
 		s.inFlightBytes = 0
-		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping {
+		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping || s.w.goodbyes > 0 {
 			s.wake()
 		}
 	}
@@ -417,7 +417,7 @@ func (s *session) settle() {
 		s.answer(replyFull) // as whoever gives up his place at the door
 		s.leave()
 	case s.state != flowing:
-	case s.eof, s.w.stopping:
+	case s.eof, s.w.stopping, s.w.goodbyes > 0 && s.sayGoodbye():
 		s.leave()
 	}
 }

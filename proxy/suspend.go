@@ -37,6 +37,8 @@ type operation struct {
 	until time.Time // when the pause ends by itself
 	timer *time.Timer
 	over  chan struct{} // closed when it has ended
+
+	draining bool
 }
 
 const (
@@ -133,9 +135,20 @@ func (s *Server) awaitClosing(ctx context.Context) {
 	}
 }
 
-// Resume ends a pause, once the upstream answers: until then clients go on waiting, for as long as the pause lasts. Those who
-// are subscribed are subscribed again before anybody can publish.
+// Resume ends a pause, or a drain: see resume and undrain.
 func (s *Server) Resume(ctx context.Context) error {
+	switch {
+	case s.op.is(held):
+		return s.resume(ctx)
+	case s.op.isDraining() && s.phase.Load() == phaseServing:
+		return s.undrain()
+	}
+	return errors.New("the proxy is neither paused nor draining")
+}
+
+// resume ends a pause, once the upstream answers: until then clients go on waiting, for as long as the pause lasts. Those who
+// are subscribed are subscribed again before anybody can publish.
+func (s *Server) resume(ctx context.Context) error {
 	if !s.op.become(held, resuming) {
 		return errors.New("the proxy is not paused")
 	}
@@ -245,9 +258,63 @@ func (op *operation) ends() time.Time {
 	return op.until
 }
 
-// String says where the proxy stands, as the console shows it.
-func (op *operation) String() string {
+// left returns how long the pause may last; 0: there is none.
+func (op *operation) left() time.Duration {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	if op.state == notSuspended {
+		return 0
+	}
+	return time.Until(op.until)
+}
+
+// pauseState is the word for the state.
+func (op *operation) pauseState() string {
 	op.mu.Lock()
 	defer op.mu.Unlock()
 	return suspensions[op.state]
+}
+
+// is reports whether it is in a state.
+func (op *operation) is(state suspension) bool {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	return op.state == state
+}
+
+// drain notes that the proxy drains. It reports false if it does already, or may not.
+func (op *operation) drain(may bool) bool {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	if op.draining || !may {
+		return false
+	}
+	op.draining = true
+	return true
+}
+
+func (op *operation) endDrain() {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.draining = false
+}
+
+func (op *operation) isDraining() bool {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	return op.draining
+}
+
+// Reconnect has every upstream connection replaced by a new one: those that clients share when they have answered what is in
+// flight, those that are lent when they are given back. No client notices, but that who is subscribed may miss what is
+// published in the moment between one connection and the next.
+func (s *Server) Reconnect(ctx context.Context) error {
+	s.control.Renew()
+	s.cfg.Log.Info("upstream connections are replaced as they fall idle")
+	return s.visit(ctx, func(w *worker) {
+		w.pool.Renew()
+		for _, h := range w.hubs {
+			h.renew()
+		}
+	})
 }

@@ -113,7 +113,7 @@ func TestAPauseThatCannotBeIsUndone(t *testing.T) {
 		t.Errorf("told %v", err)
 	}
 	expect(t, other, "PING", "+PONG\r\n")
-	if err := p.Resume(context.Background()); err == nil || err.Error() != "the proxy is not paused" {
+	if err := p.Resume(context.Background()); err == nil || err.Error() != "the proxy is neither paused nor draining" {
 		t.Errorf("told %v", err)
 	}
 }

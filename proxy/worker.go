@@ -54,6 +54,9 @@ type worker struct {
 	// Those that have gone are used again: at most maxRefusals and maxLingering.
 	spareRefusal  *refusal
 	spareLingerer *lingerer
+	draining      bool // clients go as they fall idle
+	goodbyes      int  // how many may go until the next step
+	step          int  // how many may go in one
 	stopping      bool
 	stopped       func() // called once the last session has gone
 }
@@ -82,6 +85,7 @@ func newWorker(s *Server) (*worker, error) {
 	w.loop = loop
 	w.pool = multiplex.NewPool(multiplex.Config{
 		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
+		ResponseTimeout: s.cfg.UpstreamResponseTimeout, Excused: func() bool { return w.pause != nil },
 		Pushed: w.trackingPushed, Untracked: w.untracked,
 		Opened: func() { w.curious = true }, Broken: s.learner.changed,
 		Vanished: w.vanished,
@@ -93,6 +97,7 @@ func newWorker(s *Server) (*worker, error) {
 func (w *worker) run() {
 	defer close(w.done)
 	w.loop.AfterFunc(time.Second, w.tick)
+	w.pool.Watch()
 	w.loop.Run()
 }
 

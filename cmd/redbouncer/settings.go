@@ -40,10 +40,11 @@ type settings struct {
 	Timeout                 value[seconds]      `name:"timeout" default:"${timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has been idle for so long. 0 is never."`
 	TransactionTimeout      value[seconds]      `name:"transaction-timeout" default:"${transaction_timeout}" placeholder:"TIME" group:"clients" help:"Close a client silent for so long in a transaction. 0 is never."`
 
-	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
-	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
-	PoolTimeout     value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
-	UpstreamTimeout value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
+	Upstream                value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
+	PoolSize                value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
+	PoolTimeout             value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
+	UpstreamTimeout         value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
+	UpstreamResponseTimeout value[seconds]     `name:"upstream-response-timeout" default:"${upstream_response_timeout}" placeholder:"TIME" group:"upstream" help:"How long a connection may be silent with an answer due. 0 is for ever."`
 
 	AdminListen value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
 	AdminUsers  value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
@@ -52,6 +53,7 @@ type settings struct {
 
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
 	PauseTimeout    value[limit]     `name:"pause-timeout" default:"${pause_timeout}" placeholder:"TIME" group:"operator" help:"How long PROXY PAUSE holds commands back at most."`
+	ShutdownDelay   value[seconds]   `name:"shutdown-delay" default:"${shutdown_delay}" placeholder:"TIME" group:"process" help:"How long to go on when told to stop, while not ready."`
 	ShutdownTimeout value[limit]     `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
 	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`
 	LogLevel        value[logLevel]  `name:"log-level" default:"info" placeholder:"LEVEL" group:"process" help:"debug, info, warn or error."`
@@ -70,14 +72,16 @@ func defaults() kong.Vars {
 		"tcp_backlog":    strconv.Itoa(proxy.DefaultTCPBacklog),
 	}
 	for name, d := range map[string]time.Duration{
-		"timeout":             0,
-		"handshake_timeout":   0,
-		"transaction_timeout": proxy.DefaultTransactionTimeout,
-		"tcp_keepalive":       proxy.DefaultTCPKeepAlive,
-		"pool_timeout":        proxy.DefaultPoolTimeout,
-		"upstream_timeout":    proxy.DefaultUpstreamTimeout,
-		"pause_timeout":       proxy.DefaultPauseTimeout,
-		"shutdown_timeout":    proxy.DefaultShutdownTimeout,
+		"timeout":                   0,
+		"handshake_timeout":         0,
+		"transaction_timeout":       proxy.DefaultTransactionTimeout,
+		"tcp_keepalive":             proxy.DefaultTCPKeepAlive,
+		"pool_timeout":              proxy.DefaultPoolTimeout,
+		"upstream_timeout":          proxy.DefaultUpstreamTimeout,
+		"upstream_response_timeout": proxy.DefaultUpstreamResponseTimeout,
+		"shutdown_delay":            0,
+		"pause_timeout":             proxy.DefaultPauseTimeout,
+		"shutdown_timeout":          proxy.DefaultShutdownTimeout,
 	} {
 		vars[name] = seconds(d).String()
 	}
@@ -123,10 +127,12 @@ func (s *settings) config() proxy.Config {
 		MaxMemoryClients:   int64(s.MaxMemoryClients.is),
 		TCPBacklog:         int(s.TCPBacklog.is),
 
-		PoolTimeout:     time.Duration(s.PoolTimeout.is),
-		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),
-		PauseTimeout:    time.Duration(s.PauseTimeout.is),
-		ShutdownTimeout: time.Duration(s.ShutdownTimeout.is),
+		PoolTimeout:             time.Duration(s.PoolTimeout.is),
+		UpstreamTimeout:         time.Duration(s.UpstreamTimeout.is),
+		UpstreamResponseTimeout: time.Duration(s.UpstreamResponseTimeout.is),
+		PauseTimeout:            time.Duration(s.PauseTimeout.is),
+		ShutdownDelay:           time.Duration(s.ShutdownDelay.is),
+		ShutdownTimeout:         time.Duration(s.ShutdownTimeout.is),
 
 		ProtectedMode:  s.ProtectedMode.is.String(),
 		AllowDangerous: s.AllowDangerous.is,

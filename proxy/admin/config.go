@@ -56,6 +56,9 @@ type Proxy interface {
 	Ready(context.Context) error
 	Pause(ctx context.Context, length time.Duration) (note string, err error)
 	Resume(context.Context) error
+	Reconnect(context.Context) error
+	Drain() error
+	State() string
 }
 
 // Limits are the rules in force, and the queue of those that wait for one.

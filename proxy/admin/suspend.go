@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// The verbs that hold clients back, and let them go on. They wait, in a time of their own, which the pause bounds.
+// The verbs that hold clients back, send them away, or have what is behind them replaced. Those that wait do so in a time of
+// their own, which the pause bounds.
 
 // maxPause bounds a pause, as clients wait for its end.
 const maxPause = time.Hour
@@ -36,4 +37,18 @@ func resume(ctx context.Context, r *request) (any, error) {
 		return nil, err
 	}
 	return "OK", r.Proxy.Resume(ctx)
+}
+
+func reconnect(ctx context.Context, r *request) (any, error) {
+	if err := r.noArguments(); err != nil {
+		return nil, err
+	}
+	return "OK", r.Proxy.Reconnect(ctx)
+}
+
+func drain(_ context.Context, r *request) (any, error) {
+	if err := r.noArguments(); err != nil {
+		return nil, err
+	}
+	return "OK", r.Proxy.Drain()
 }
