@@ -85,7 +85,7 @@ const script = `
 	X> PROXY SET timeout 5m
 	X< +OK
 	X> PROXY SHOW CONFIG *ti*e*out
-	X~ ^\*7\r\n.*\+timeout +300s +yes\r\n
+	X~ ^\*9\r\n.*\+timeout +300s +yes\r\n
 	X> PROXY SHOW CONFIG maxclients FORMAT JSON
 	X< $49\r\n[{"name":"maxclients","value":"500","live":true}]
 	X> PROXY SET maxclients 0
