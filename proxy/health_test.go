@@ -68,7 +68,7 @@ func TestALaneThatIsIdleIsAskedForASignOfLife(t *testing.T) {
 	expect(t, c, "AUTH mute pw", "+OK\r\n")
 	expect(t, c, "EXISTS k", ":0\r\n")
 	time.Sleep(500 * time.Millisecond)
-	if n := strings.Count(string(direct.Do("ACL", "LOG")), "ping"); n > 1 {
+	if n := strings.Count(string(direct.Do("ACL", "LOG")), "$4\r\nping\r\n"); n != 1 {
 		t.Errorf("Redis has noted %d times that the user may not", n)
 	}
 }
@@ -83,7 +83,7 @@ func TestWhatTakesLongIsNotTakenForAnUpstreamThatHangs(t *testing.T) {
 	blocked, writer, admin := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
 	expect(t, other, "SELECT 3", "+OK\r\n")
 	expect(t, admin, "PING", "+PONG\r\n")
-	blocked.Send("BLPOP", "none", "2")
+	blocked.Send("BLPOP", "none", "1.7")
 	script.Send("EVAL", "local t = redis.call('TIME') local s = t[1] * 1000000 + t[2] repeat t = redis.call('TIME') until t[1] * 1000000 + t[2] - s > 800000 return 1", "0")
 	time.Sleep(50 * time.Millisecond)
 	same.Send("PING")
