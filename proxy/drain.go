@@ -28,19 +28,19 @@ func (s *Server) Drain() error {
 	spread := min(time.Duration(s.gate.Stats().Open)*drainPace, drainMost)
 	s.cfg.Log.Info("draining: the listeners are closed, and clients as they fall idle", "clients", s.gate.Stats().Open,
 		"within", spread.String())
-	s.sendAway(spread)
+	s.sendAway(spread, false)
 	return nil
 }
 
-// sendAway closes the listeners, and has clients go within a time.
-func (s *Server) sendAway(spread time.Duration) {
+// sendAway closes the listeners, and has clients go within a time. For good means that the proxy is to end.
+func (s *Server) sendAway(spread time.Duration, forGood bool) {
 	s.workers[0].loop.Post(func() {
 		for _, stop := range s.stopAccept {
 			stop()
 		}
 		s.stopAccept = nil
 		for _, w := range s.workers {
-			w.loop.Post(func() { w.sendAway(spread) })
+			w.loop.Post(func() { w.sendAway(spread, forGood) })
 		}
 	})
 }
@@ -84,12 +84,23 @@ func (s *Server) reopen() error {
 	return s.accept()
 }
 
-// sendAway has the worker's clients go within a time.
-func (w *worker) sendAway(spread time.Duration) {
+// sendAway has the worker's clients go within a time; those who wait for a place, at once.
+func (w *worker) sendAway(spread time.Duration, forGood bool) {
 	steps := max(int(spread/drainStep), 1)
 	w.step = (w.count + steps - 1) / steps
-	if !w.draining {
-		w.draining = true
+	begins := !w.draining
+	w.draining, w.closing = true, forGood
+	for d := range w.waiting {
+		d.decided()
+	}
+	if forGood {
+		for s := range w.all {
+			if s.state == awaitingPlace {
+				s.settle()
+			}
+		}
+	}
+	if begins {
 		w.sendSome()
 	}
 }

@@ -282,7 +282,7 @@ func (s *Server) announce() {
 func (s *Server) drain() error {
 	end := time.Now().Add(s.cfg.ShutdownTimeout)
 	spread := min(time.Duration(s.gate.Stats().Open)*stopPace, stopMost, s.cfg.ShutdownTimeout/2)
-	s.sendAway(spread)
+	s.sendAway(spread, true)
 	time.Sleep(spread)
 	var left sync.WaitGroup
 	left.Add(len(s.workers))

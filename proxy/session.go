@@ -413,7 +413,7 @@ func (s *session) settle() {
 		s.leave()
 	case s.state == paused && (s.eof && !s.w.held || s.w.stopping):
 		s.flushAndClose()
-	case s.state == awaitingPlace && (s.eof || s.w.stopping):
+	case s.state == awaitingPlace && (s.eof || s.w.closing):
 		s.answer(replyFull) // as whoever gives up his place at the door
 		s.leave()
 	case s.state != flowing:

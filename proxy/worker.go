@@ -54,10 +54,11 @@ type worker struct {
 	// Those that have gone are used again: at most maxRefusals and maxLingering.
 	spareRefusal  *refusal
 	spareLingerer *lingerer
-	draining      bool // clients go as they fall idle
-	goodbyes      int  // how many may go until the next step
-	step          int  // how many may go in one
-	stopping      bool
+	draining      bool   // clients go as they fall idle
+	goodbyes      int    // how many may go until the next step
+	step          int    // how many may go in one
+	closing       bool   // the proxy ends
+	stopping      bool   // and the time of those who fall idle is over
 	stopped       func() // called once the last session has gone
 }
 
@@ -248,7 +249,7 @@ func (w *worker) remove(s *session) {
 // stop ends the sessions: what they have sent is answered, then they are closed. Those that wait for something that
 // may never come are closed at once. Done is called, on the loop, when all have gone.
 func (w *worker) stop(done func()) {
-	w.stopping, w.stopped = true, done
+	w.closing, w.stopping, w.stopped = true, true, done
 	for d := range w.waiting {
 		d.decided()
 	}

@@ -44,15 +44,15 @@ type settings struct {
 	PoolSize                value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
 	PoolTimeout             value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
 	UpstreamTimeout         value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
-	UpstreamResponseTimeout value[seconds]     `name:"upstream-response-timeout" default:"${upstream_response_timeout}" placeholder:"TIME" group:"upstream" help:"How long a connection may be silent with an answer due. 0 is for ever."`
+	UpstreamResponseTimeout value[seconds]     `name:"upstream-response-timeout" default:"${upstream_response_timeout}" placeholder:"TIME" group:"upstream" help:"Silence with an answer due that breaks a connection. 0: none."`
 
-	AdminListen value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
-	AdminUsers  value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
-	StatsUsers  value[users]   `name:"stats-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use PROXY SHOW. Repeatable."`
-	HTTPListen  value[address] `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve /metrics, /healthz and /readyz there, or none."`
+	AdminListen  value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
+	AdminUsers   value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
+	StatsUsers   value[users]   `name:"stats-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use PROXY SHOW. Repeatable."`
+	HTTPListen   value[address] `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve /metrics, /healthz and /readyz there, or none."`
+	PauseTimeout value[limit]   `name:"pause-timeout" default:"${pause_timeout}" placeholder:"TIME" group:"operator" help:"How long PROXY PAUSE holds commands back at most."`
 
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
-	PauseTimeout    value[limit]     `name:"pause-timeout" default:"${pause_timeout}" placeholder:"TIME" group:"operator" help:"How long PROXY PAUSE holds commands back at most."`
 	ShutdownDelay   value[seconds]   `name:"shutdown-delay" default:"${shutdown_delay}" placeholder:"TIME" group:"process" help:"How long to go on when told to stop, while not ready."`
 	ShutdownTimeout value[limit]     `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
 	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`

@@ -154,6 +154,7 @@ func TestTheDefaultsAreTheProxysOwn(t *testing.T) {
 		TCPKeepAlive: proxy.DefaultTCPKeepAlive, TCPBacklog: proxy.DefaultTCPBacklog,
 		TransactionTimeout: proxy.DefaultTransactionTimeout,
 		PoolTimeout:        proxy.DefaultPoolTimeout, UpstreamTimeout: proxy.DefaultUpstreamTimeout,
+		UpstreamResponseTimeout: proxy.DefaultUpstreamResponseTimeout, PauseTimeout: proxy.DefaultPauseTimeout,
 		ShutdownTimeout: proxy.DefaultShutdownTimeout, ProtoMaxBulkLen: proxy.DefaultProtoMaxBulkLen,
 		ClientQueryBufferLimit:  proxy.DefaultClientQueryBufferLimit,
 		ClientOutputBufferLimit: proxy.DefaultClientOutputBufferLimit,
