@@ -11,11 +11,9 @@ import (
 //
 // The sources are those of Identities.Source, without the name, which a client chooses.
 type Guesses struct {
-	// Static after construction.
-	most time.Duration
-
-	// mu guards the following field.
+	// mu guards the following fields.
 	mu      sync.Mutex
+	most    time.Duration
 	sources map[string]*guesser
 }
 
@@ -41,6 +39,15 @@ const (
 // NewGuesses returns what lets a source wait for most at last; zero or less: never.
 func NewGuesses(most time.Duration) *Guesses {
 	return &Guesses{most: most, sources: map[string]*guesser{}}
+}
+
+// SetMost changes how long a source waits at last.
+func (g *Guesses) SetMost(most time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.most = most; most <= 0 {
+		clear(g.sources)
+	}
 }
 
 // Turn returns how long a source has to wait until its next password may be checked. It reports false if so many of its

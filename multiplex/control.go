@@ -35,6 +35,9 @@ type Control struct {
 	// Atomic.
 	timeout atomic.Int64 // a time.Duration
 
+	// Atomic.
+	stale atomic.Bool // the connection is to be replaced
+
 	// Owned by Run.
 	nc    net.Conn
 	r     *bufio.Reader
@@ -116,6 +119,9 @@ func (c *Control) submit(j *job) bool {
 	}
 }
 
+// Renew has the connection replaced before it is used again. It may be called from any goroutine.
+func (c *Control) Renew() { c.stale.Store(true) }
+
 // Run works until Stop is called.
 func (c *Control) Run() {
 	defer close(c.done)
@@ -129,6 +135,9 @@ func (c *Control) Run() {
 		case <-idle.C:
 			c.hangUp()
 		case j := <-c.jobs:
+			if c.stale.Swap(false) {
+				c.hangUp()
+			}
 			j.done(c.work(j))
 			// Without a slot of its own, the connection makes room for the clients' again.
 			if c.budget.Size() < 3 && len(c.jobs) == 0 {

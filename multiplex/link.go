@@ -34,6 +34,10 @@ const (
 	Safe Flags = 1 << iota
 	// Mute requests have their reply dropped; the client is told that it is complete all the same.
 	Mute
+	// Prompt requests are answered at once by an upstream that is well: see Config.ResponseTimeout.
+	Prompt
+	// Long requests may keep the upstream from answering anybody.
+	Long
 	// resent requests have been sent again once.
 	resent
 )
@@ -94,8 +98,10 @@ type Link struct {
 	state   linkState
 	dirty   bool // is in pool.dirty
 	aborted bool // goes without the replies that are for clients that have gone
+	noPing  bool // its user may not use PING
 	doubt   *doubt
-	partial bool // a part of the front request's reply has been delivered
+	since   time.Time // since when the upstream has been silent on it
+	partial bool      // a part of the front request's reply has been delivered
 	send    sendQueue
 	queue   fifo
 	framer  resp.Framer
@@ -108,6 +114,7 @@ type Link struct {
 
 	// Of a pin.
 	owner   Client
+	stale   bool // closed when it is given back
 	parting bool // we have told the upstream that nothing more will come: it hangs up when it has answered
 	frames  func(frame []byte, top byte)
 	raw     func(b []byte)
@@ -134,6 +141,9 @@ func (k *Link) HelloField(name string) []byte {
 	value, _, _ := bytes.Cut(rest, []byte("\r\n"))
 	return value
 }
+
+// Serving reports whether the link takes requests.
+func (k *Link) Serving() bool { return k.state == serving }
 
 // CanEcho reports whether this connection's user may use ECHO, which Barrier needs.
 func (k *Link) CanEcho() bool { return k.canEcho }
@@ -183,6 +193,9 @@ func (k *Link) Barrier() {
 }
 
 func (k *Link) push(e entry) {
+	if k.queue.len() == 0 {
+		k.since = k.pool.loop.Now()
+	}
 	k.queue.push(e)
 	k.markDirty()
 }
@@ -211,6 +224,7 @@ func (k *Link) flush() {
 
 // Data implements eventloop.Handler: replies have come.
 func (k *Link) Data(b []byte) {
+	k.since = k.pool.loop.Now()
 	switch {
 	case k.state > draining:
 	case k.doubt != nil:

@@ -19,6 +19,11 @@ type Config struct {
 	Budget *limits.Budget
 	// UpstreamTimeout bounds how long a request that is to be sent again waits for an upstream that is gone.
 	UpstreamTimeout time.Duration
+	// ResponseTimeout is how long the upstream may be silent on a connection where it owes an answer that takes no time. Then
+	// the connection is broken. Idle lanes are asked for a sign of life more often than that. Zero: it may be for ever.
+	ResponseTimeout time.Duration
+	// Excused, if it is not nil, reports whether the upstream has been told not to answer: then silence does not count.
+	Excused func() bool
 	// Pushed receives what the upstream says unasked on the lane of a context that has Tracking. The frame may be
 	// changed, and is valid during the call only.
 	Pushed func(c *Context, frame []byte)
@@ -40,14 +45,16 @@ type Config struct {
 // belongs to the loop.
 type Pool struct {
 	// Static after construction.
-	loop           *eventloop.Loop
-	up             *Upstream
-	budget         *limits.Budget
-	pushed         func(*Context, []byte)
-	untracked      func(*Context)
-	log            *slog.Logger
-	opened, broken func()
-	vanished       func(user string)
+	loop            *eventloop.Loop
+	up              *Upstream
+	budget          *limits.Budget
+	responseTimeout time.Duration
+	pushed          func(*Context, []byte)
+	untracked       func(*Context)
+	log             *slog.Logger
+	opened, broken  func()
+	excused         func() bool
+	vanished        func(user string)
 
 	// Owned by the loop.
 	upstreamTimeout time.Duration
@@ -80,6 +87,7 @@ type credential struct {
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
+		responseTimeout: cfg.ResponseTimeout, excused: cfg.Excused,
 		opened: cfg.Opened, broken: cfg.Broken,
 		vanished: cfg.Vanished,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
@@ -164,6 +172,9 @@ func (p *Pool) forget(c *Context) {
 // SetUpstreamTimeout changes how long requests that are to be sent again wait, from the next one that begins to.
 func (p *Pool) SetUpstreamTimeout(timeout time.Duration) { p.upstreamTimeout = timeout }
 
+// SetResponseTimeout changes Config.ResponseTimeout.
+func (p *Pool) SetResponseTimeout(timeout time.Duration) { p.responseTimeout = timeout }
+
 // Flush writes what has been submitted since the last time, one write a connection. Only then does it make room
 // for others, so that a lane has served those who waited for it before it goes.
 func (p *Pool) Flush() {
@@ -225,7 +236,7 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, e
 	p.serial++
 	k := &Link{
 		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
-		id: p.serial, used: p.loop.Now(), opened: p.loop.Now(),
+		id: p.serial, used: p.loop.Now(), opened: p.loop.Now(), since: p.loop.Now(),
 	}
 	k.send.spare = &p.spare
 	conn, err := p.loop.Adopt(est.nc, k, true)
@@ -401,6 +412,7 @@ func (p *Pool) Lost() uint64 { return p.lostLinks.Load() }
 // backoff spaces out the attempts to reach an upstream that does not answer.
 type backoff struct {
 	down  bool
+	since time.Time
 	tries int
 	until time.Time
 	err   error
@@ -416,6 +428,9 @@ const (
 func (b *backoff) failed(now time.Time, err error) {
 	pause := min(backoffFirst<<min(b.tries, 10), backoffMax)
 	pause = pause/2 + rand.N(pause) //nolint:gosec // spreading attempts needs no secrecy
+	if !b.down {
+		b.since = now
+	}
 	b.down, b.err, b.until = true, err, now.Add(pause)
 	b.tries++
 }

@@ -170,6 +170,12 @@ func (q *sendQueue) take(n int) []byte {
 	return b
 }
 
+// front returns the oldest request, of n bytes. It is not to be changed, and is there until it is answered.
+func (q *sendQueue) front(n int) []byte {
+	s := &q.segs[0]
+	return s.b[s.answered : s.answered+n]
+}
+
 // answerSent takes what has been written as answered: nobody counts replies.
 func (q *sendQueue) answerSent() {
 	for len(q.segs) > 0 {

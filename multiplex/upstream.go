@@ -206,6 +206,9 @@ func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
 	if err != nil {
 		return err
 	}
+	if bytes.HasPrefix(replies[2], []byte("-LOADING")) { // HELLO and what is asked above are answered all the same
+		return u.refused(replies[2])
+	}
 	est.canEcho = !bytes.HasPrefix(replies[2], []byte("-NOPERM"))
 	for _, reply := range replies[optional:] {
 		if isError(reply) {
@@ -302,6 +305,9 @@ func ErrorLine(err error) []byte {
 	case errors.As(err, &unreachable):
 		err = unreachable.Err
 		if errors.As(err, &reply) {
+			if bytes.HasPrefix(reply.Line, []byte("-LOADING")) {
+				return reply.Line // libraries know it
+			}
 			err = reply
 		}
 		err = withoutNames(err)

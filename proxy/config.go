@@ -81,6 +81,15 @@ type Config struct {
 	// UpstreamTimeout is how long a command that has not been sent yet waits for an upstream that is gone.
 	// Zero means that it does not wait. The settings' default is 5 s.
 	UpstreamTimeout time.Duration
+	// UpstreamResponseTimeout is how long the upstream may be silent on a connection where it owes an answer to a command that
+	// takes no time. Then the connection is broken. Zero means for ever. The settings' default is 30 s, which is when
+	// Sentinel takes a Redis to be down.
+	UpstreamResponseTimeout time.Duration
+	// PauseTimeout is how long the operator's pause holds commands back, unless it is ended before. Default 30 s.
+	PauseTimeout time.Duration
+	// ShutdownDelay is how long clients are still let in after the order to stop, while Ready says no, so that whoever sends
+	// them here learns of it first. Default 0.
+	ShutdownDelay time.Duration
 	// ShutdownTimeout bounds the time between the order to stop and the end. Default 10 s, as in Redis.
 	ShutdownTimeout time.Duration
 
@@ -145,20 +154,22 @@ var DefaultClientOutputBufferLimit = OutputLimits{
 
 // Defaults of Config that other packages show to the user.
 const (
-	DefaultListen                 = "127.0.0.1:6380"
-	DefaultMaxClients             = 10000
-	DefaultProtectedMode          = "yes"
-	DefaultPoolSize               = 16
-	DefaultTransactionTimeout     = 60 * time.Second
-	DefaultTCPKeepAlive           = 300 * time.Second
-	DefaultTCPBacklog             = 511
-	DefaultPoolTimeout            = 5 * time.Second
-	DefaultAuthDelay              = 2 * time.Second
-	DefaultUpstreamTimeout        = 5 * time.Second
-	DefaultShutdownTimeout        = 10 * time.Second
-	DefaultProtoMaxBulkLen        = 512 << 20
-	DefaultClientQueryBufferLimit = 1 << 30
-	defaultLogInterval            = 10 * time.Second
+	DefaultListen                  = "127.0.0.1:6380"
+	DefaultMaxClients              = 10000
+	DefaultProtectedMode           = "yes"
+	DefaultPoolSize                = 16
+	DefaultTransactionTimeout      = 60 * time.Second
+	DefaultTCPKeepAlive            = 300 * time.Second
+	DefaultTCPBacklog              = 511
+	DefaultPoolTimeout             = 5 * time.Second
+	DefaultAuthDelay               = 2 * time.Second
+	DefaultUpstreamTimeout         = 5 * time.Second
+	DefaultUpstreamResponseTimeout = 30 * time.Second
+	DefaultPauseTimeout            = 30 * time.Second
+	DefaultShutdownTimeout         = 10 * time.Second
+	DefaultProtoMaxBulkLen         = 512 << 20
+	DefaultClientQueryBufferLimit  = 1 << 30
+	defaultLogInterval             = 10 * time.Second
 )
 
 // ConfigError names a setting, the value it was given, and what it would accept.
@@ -185,6 +196,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Loops, DefaultLoops())
 	def(&c.TCPKeepAlive, DefaultTCPKeepAlive)
 	def(&c.TCPBacklog, DefaultTCPBacklog)
+	def(&c.PauseTimeout, DefaultPauseTimeout)
 	def(&c.ShutdownTimeout, DefaultShutdownTimeout)
 	def(&c.ProtoMaxBulkLen, DefaultProtoMaxBulkLen)
 	def(&c.ClientQueryBufferLimit, DefaultClientQueryBufferLimit)
@@ -239,6 +251,9 @@ func (c Config) Validate() error {
 	}{
 		{"pool-timeout", c.PoolTimeout},
 		{"upstream-timeout", c.UpstreamTimeout},
+		{"pause-timeout", c.PauseTimeout},
+		{"upstream-response-timeout", c.UpstreamResponseTimeout},
+		{"shutdown-delay", c.ShutdownDelay},
 		{"shutdown-timeout", c.ShutdownTimeout},
 		{"transaction-timeout", c.TransactionTimeout},
 		{"handshake-timeout", c.HandshakeTimeout},

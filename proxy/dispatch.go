@@ -39,7 +39,7 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return s.deny(c)
 	case r.Unauthenticated && tooMuch(r):
 		return s.refuseUnauthenticated()
-	case s.w.pause != nil && s.holdBack(c, rest):
+	case (s.w.held || s.w.pause != nil) && s.holdBack(c, rest):
 		return false
 	case s.subs != nil && s.outOfTheWay(c):
 		return s.onSubscriber(c)
@@ -258,8 +258,13 @@ func (s *session) share(c command, sp *multiplex.Special) bool {
 // submit sends a command on a link.
 func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special) {
 	flags := s.mute()
-	if c.row.how == read {
-		flags |= multiplex.Safe
+	switch c.row.how {
+	case read:
+		flags |= multiplex.Safe | multiplex.Prompt
+	case share:
+		flags |= multiplex.Prompt
+	case script, flush, exec:
+		flags |= multiplex.Long
 	}
 	raw := c.Bytes()
 	if s.tracks != nil && sp == nil {

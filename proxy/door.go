@@ -151,7 +151,7 @@ func (d *door) open() {
 
 func (d *door) wait() {
 	d.w.waiting[d] = struct{}{}
-	if d.w.stopping || d.ticket.State() != limits.Waiting { // it has been decided on meanwhile
+	if d.w.draining || d.w.stopping || d.ticket.State() != limits.Waiting { // it has been decided on meanwhile
 		d.decided()
 	}
 }
@@ -165,7 +165,7 @@ func (d *door) decided() {
 		return
 	}
 	switch {
-	case d.w.stopping:
+	case d.w.draining, d.w.stopping:
 		d.turnedAway()
 	case d.ticket.State() == limits.Admitted:
 		d.end()

@@ -41,6 +41,8 @@ type hub struct {
 	link    *multiplex.Link    // nil until it is there
 	stuck   bool               // it has subscriptions that this user may not end
 	request *multiplex.PinRequest
+	next    *multiplex.PinRequest // of the connection that is to take this one's place
+	spare   *multiplex.Link       // that connection, until the time has come
 
 	waiting  map[*session]struct{}
 	pending  []*confirmation // in the order in which the upstream will answer
@@ -203,6 +205,7 @@ func (h *hub) end() {
 		return
 	}
 	delete(h.w.hubs, h.ctx.User)
+	h.dropNext()
 	switch {
 	case h.link != nil && h.stuck:
 		h.w.pool.DiscardPin(h.link)
@@ -327,6 +330,7 @@ func (h *hub) answered(conf *confirmation) {
 	if conf.s != nil && conf.s.state != gone {
 		conf.s.Reply(nil, 1)
 	}
+	h.changeOver()
 	h.settle()
 }
 
@@ -339,7 +343,28 @@ func (h *hub) Gone() bool { return false }
 // Lost implements multiplex.Client. Messages may have been missed, and a client of Redis itself would learn that by
 // the end of its connection; unless the subscribers are to ride through.
 func (h *hub) Lost(err error) {
+	if h.spare != nil && !h.spare.Serving() {
+		h.spare = nil // it has never carried anything
+		return
+	}
+	h.dropNext()
 	h.link, h.stuck = nil, false
+	h.dropPending(err)
+	keeps := h.w.cfg.Resubscribe || h.w.held // whoever is held back publishes nothing that could be missed
+	if !keeps {
+		h.closeMembers(err)
+	}
+	for f := range h.channels {
+		maps.DeleteFunc(h.channels[f], func(_ string, ch *channel) bool { return ch.unused() })
+	}
+	h.settle()
+	if !h.w.held && (keeps && h.subscribers() || len(h.waiting) > 0) {
+		h.open()
+	}
+}
+
+// dropPending gives up what the upstream owes: its connection is gone.
+func (h *hub) dropPending(err error) {
 	pending := h.pending
 	h.pending = nil
 	for _, conf := range pending {
@@ -349,16 +374,6 @@ func (h *hub) Lost(err error) {
 		if conf.s != nil {
 			conf.s.cut(err) // it may have been told half of it
 		}
-	}
-	if !h.w.cfg.Resubscribe {
-		h.closeMembers(err)
-	}
-	for f := range h.channels {
-		maps.DeleteFunc(h.channels[f], func(_ string, ch *channel) bool { return ch.unused() })
-	}
-	h.settle()
-	if h.w.cfg.Resubscribe && h.subscribers() || len(h.waiting) > 0 {
-		h.open()
 	}
 }
 

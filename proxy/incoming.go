@@ -46,6 +46,8 @@ func (s *Server) decideOn(c *caller) {
 // setKeepAlive has the kernel probe clients that come from now on.
 func (s *Server) setKeepAlive(idle time.Duration) {
 	s.keepAlive.Store(int64(idle))
+	s.listening.Lock()
+	defer s.listening.Unlock()
 	for _, ln := range s.listeners {
 		_ = eventloop.SetKeepAlive(ln, idle) // fails on a closed listener, which nobody comes from
 	}

@@ -16,6 +16,8 @@ func (s *session) cutOff() {
 	switch {
 	case s.state >= leaving:
 		s.close()
+	case s.recalled != nil && s.recalled.reply != nil:
+		s.close() // as Redis closes one that blocks
 	case s.relaying && s.pin != nil:
 		s.pin.link.HalfClose() // the upstream answers what there was, and hangs up
 	case s.relaying, s.wait != nil && s.wait.forOthers && s.wait.queued():
@@ -90,6 +92,7 @@ func (s *session) leave() {
 		return
 	}
 	s.dropPin()
+	s.dropRecalled()
 	s.unsubscribeAll()
 	s.stopWaiting()
 	s.recount()
@@ -135,6 +138,7 @@ func (s *session) release() {
 		s.acks = nil
 	}
 	s.dropPin()
+	s.dropRecalled()
 	s.unsubscribeAll()
 	s.stopWaiting()
 	s.leaveTracking()

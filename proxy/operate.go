@@ -60,6 +60,10 @@ func (s *Server) Settings() []SettingReport {
 		{"pool-size", fmt.Sprint(s.budget.Size())},
 		{"pool-timeout", inSeconds(c.PoolTimeout)},
 		{"upstream-timeout", inSeconds(c.UpstreamTimeout)},
+		{"auth-delay", inSeconds(c.AuthDelay)},
+		{"upstream-response-timeout", inSeconds(c.UpstreamResponseTimeout)},
+		{"pause-timeout", inSeconds(c.PauseTimeout)},
+		{"shutdown-delay", inSeconds(c.ShutdownDelay)},
 		{"shutdown-timeout", inSeconds(c.ShutdownTimeout)},
 	} {
 		out = append(out, SettingReport{Name: x.name, Value: x.value, Reloads: true})
@@ -168,29 +172,50 @@ const (
 	phaseStopping            // terminal
 )
 
-// Ready returns nil if clients are served: the listeners are open, the upstream answers, and the server has not been
-// told to stop. Otherwise the error says why not.
-func (s *Server) Ready(ctx context.Context) error {
-	switch s.phase.Load() {
-	case phaseServing:
-	case phaseStopping:
-		return errors.New("the proxy is stopping")
-	default:
-		return errors.New("the proxy is starting")
+// State says in a word where the server stands: starting, serving, draining or stopping; and while it serves, pausing, paused
+// or resuming.
+func (s *Server) State() string {
+	switch {
+	case s.phase.Load() == phaseStopping:
+		return "stopping"
+	case s.phase.Load() != phaseServing:
+		return "starting"
+	case s.op.isDraining():
+		return "draining"
 	}
-	reply, err := s.askControl(ctx, func(done func([]byte, error)) bool {
-		return s.control.Do(s.cfg.Upstream.Actor(), resp.AppendCommand(nil, "PING"), done)
-	})
+	return s.op.pauseState()
+}
+
+// Ready returns nil if clients are served: the listeners are open, the upstream answers, and the server has not been
+// told to stop or to drain. Otherwise the error says why not. An upstream that is gone is an error only once it has been for
+// upstream-timeout: until then commands wait for it, and whoever is told that nobody is ready would refuse clients at once, all
+// of them, for a restart of a second. For the same reason, and as it is its purpose, a pause is none.
+func (s *Server) Ready(ctx context.Context) error {
+	switch state := s.State(); state {
+	case "starting", "draining", "stopping":
+		return fmt.Errorf("the proxy is %s", state)
+	case suspensions[notSuspended]:
+	default:
+		return nil
+	}
+	begun := time.Now().UnixNano()
+	err := s.askUpstream(ctx)
 	var refused *multiplex.ReplyError
 	switch {
-	case errors.As(err, &refused):
+	case err == nil: // even an error is an answer: a script may run, or clients have to authenticate
+		s.answered.Store(true)
+		s.silent.Store(0)
+		return nil
+	case errors.As(err, &refused) && !errors.As(err, new(*multiplex.UnreachableError)):
 		return fmt.Errorf("the upstream refuses the proxy: %w", err)
-	case err != nil:
+	case !s.answered.Load():
 		return err
-	case bytes.HasPrefix(reply, []byte("-LOADING")):
-		return errors.New("the upstream is loading its data")
 	}
-	return nil // even an error is an answer: a script may run, or clients have to authenticate
+	s.silent.CompareAndSwap(0, begun)
+	if silent := time.Since(time.Unix(0, s.silent.Load())); silent < s.cfg.UpstreamTimeout {
+		return nil
+	}
+	return err
 }
 
 // Info returns what INFO shows of the proxy.

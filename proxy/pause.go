@@ -168,28 +168,30 @@ func (w *worker) unpause() {
 	}
 	w.pause.timer.Stop()
 	w.pause = nil
-	for s := w.sessions.next; s != &w.sessions; s = s.next {
-		if s.state == paused {
-			s.state = flowing
-			s.wake()
-		}
+	for s := range w.all {
+		s.unpaused()
 	}
 }
 
-// holdBack holds a command back if the pause that is in force says so. On a pin, the upstream does that: there it stalls
-// nobody else. Rest is the input behind the command.
+// holdBack holds a command back if the pauses that are in force say so: the operator's, or a client's. Rest is the input
+// behind the command.
 func (s *session) holdBack(c command, rest []byte) bool {
+	if s.w.held && s.holds(c) || s.w.pause != nil && s.putsOff(c, rest) {
+		s.state = paused
+		return true
+	}
+	return false
+}
+
+// putsOff reports whether CLIENT PAUSE puts a command off. On a pin, the upstream does that: there it stalls nobody else.
+func (s *session) putsOff(c command, rest []byte) bool {
 	if c.row.how == console { // whoever looks into a pause is not to wait for its end
 		return false
 	}
 	if s.pin != nil && (!c.row.interrupts() || s.pin.keepsControl()) {
 		return false
 	}
-	if !s.w.pause.all && !s.mayWrite(c, rest) {
-		return false
-	}
-	s.state = paused
-	return true
+	return s.w.pause.all || s.mayWrite(c, rest)
 }
 
 // mayWrite reports whether a command is one that CLIENT PAUSE WRITE puts off, of those that go on a lane or block.

@@ -39,6 +39,7 @@ func (s *Server) Reload(ctx context.Context, next Config) error {
 	}
 	s.ledger.SetRules(next.Suspects)
 	s.protected.Store(next.protects())
+	s.guesses.SetMost(next.AuthDelay)
 	s.budget.SetSize(next.PoolSize)
 	s.control.SetTimeout(max(next.UpstreamTimeout, connectTime))
 	s.changeBacklog(was.TCPBacklog, next.TCPBacklog)
@@ -53,6 +54,7 @@ func (s *Server) Reload(ctx context.Context, next Config) error {
 func (s *Server) keepFixed(next Config) Config {
 	c := &s.cfg
 	next.Listen, next.Upstream, next.Loops, next.Console = c.Listen, c.Upstream, c.Loops, c.Console
+	next.TLS, next.UpstreamTLS = c.TLS, c.UpstreamTLS // the files are read again when they change
 	next.Log, next.LogInterval, next.Version, next.streams = c.Log, c.LogInterval, c.Version, c.streams
 	return next
 }

@@ -47,9 +47,10 @@ type LaneReport struct {
 	ID       int64 // the upstream's id of the connection; 0: it has not said
 	User     string
 	DB, RESP int
-	State    string // serving, draining or retiring
-	Sessions int    // clients that use it
-	InFlight int    // commands that have not been answered
+	State    string        // serving, draining or retiring
+	Sessions int           // clients that use it
+	InFlight int           // commands that have not been answered
+	Silence  time.Duration // for how long an answer has been due, without a word
 	Age      time.Duration
 }
 
@@ -69,9 +70,15 @@ type PinReport struct {
 
 // PoolReport is how the upstream connections stand.
 type PoolReport struct {
-	Size                 int // the limit in force
-	Lanes, LanesWaiting  int // open, or being opened, and those that wait to be
-	Pins, PinsWaiting    int // idle ones included
+	State                string        // see Server.State
+	PauseLeft            time.Duration // until a pause ends by itself; 0: there is none
+	Upstream             string        // up, or down: the last attempt to connect to it has failed
+	Down                 time.Duration // for how long
+	Tries                int           // attempts that have failed since
+	Error                string        // why the last one has
+	Size                 int           // the limit in force
+	Lanes, LanesWaiting  int           // open, or being opened, and those that wait to be
+	Pins, PinsWaiting    int           // idle ones included
 	Control, ControlWait int
 	IdlePins             int    // kept for lending
 	PoolTimeouts         uint64 // commands refused because no connection came free in time
@@ -274,7 +281,7 @@ func (s *Server) Lanes(ctx context.Context) ([]LaneReport, error) {
 			id, _ := upstreamID(l.Link)
 			out = append(out, LaneReport{
 				Loop: w.index, ID: id, User: w.userOf(l.Key), DB: l.Key.DB, RESP: int(l.Key.RESP), State: l.State,
-				Sessions: sessions[l.Link], InFlight: l.InFlight, Age: w.loop.Now().Sub(l.Opened),
+				Sessions: sessions[l.Link], InFlight: l.InFlight, Silence: l.Silence, Age: w.loop.Now().Sub(l.Opened),
 			})
 		}
 		return out
@@ -335,6 +342,7 @@ func (w *worker) pinHolders() map[*multiplex.Link]PinReport {
 func (s *Server) Pool(ctx context.Context) (PoolReport, error) {
 	b := s.budget
 	r := PoolReport{
+		State: s.State(), PauseLeft: s.op.left(), Upstream: "up",
 		Size:  b.Size(),
 		Lanes: b.Open(limits.Lane), LanesWaiting: b.Waiting(limits.Lane),
 		Pins: b.Open(limits.Pin), PinsWaiting: b.Waiting(limits.Pin),
@@ -348,6 +356,12 @@ func (s *Server) Pool(ctx context.Context) (PoolReport, error) {
 	idle, err := collectAll(ctx, s, func(w *worker) []int { return []int{w.pool.Stats().Idle} })
 	for _, n := range idle {
 		r.IdlePins += n
+	}
+	health, _ := collectAll(ctx, s, func(w *worker) []multiplex.Health { return []multiplex.Health{w.pool.Health()} })
+	for _, h := range health {
+		if h.Down {
+			r.Upstream, r.Down, r.Tries, r.Error = "down", max(r.Down, time.Since(h.Since)), r.Tries+h.Tries, h.Err.Error()
+		}
 	}
 	return r, err
 }

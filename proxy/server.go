@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,8 +30,8 @@ func DefaultLoops() int { return min(max(runtime.GOMAXPROCS(0)/2, 1), 4) }
 // Server is the proxy. Create it with New.
 type Server struct {
 	// Static after construction.
-	cfg        Config // of the start: see current
-	listeners  []net.Listener
+	cfg        Config     // of the start: see current
+	addrs      []net.Addr // of the listeners
 	workers    []*worker
 	started    time.Time
 	gate       *limits.Gate
@@ -47,7 +48,9 @@ type Server struct {
 	current   atomic.Pointer[Config] // what the server has been told last: see Reload
 	protected atomic.Bool            // clients of other hosts are refused
 	ids       atomic.Int64
-	phase     atomic.Int32 // see Ready
+	phase     atomic.Int32 // see State
+	answered  atomic.Bool  // the upstream has answered, once
+	silent    atomic.Int64 // since when it has not, as Ready has it, in nanoseconds; 0: it has
 	counters  counters
 	audience  audience
 	gauges    gauges
@@ -59,6 +62,12 @@ type Server struct {
 	clientMemory atomic.Int64   // what all sessions have in buffers, in bytes
 	easing       atomic.Bool    // it is being made less
 	consoles     sync.WaitGroup // commands that Config.Console is at
+
+	// listening guards the following field.
+	listening sync.Mutex
+	listeners []net.Listener
+
+	op operation // what the operator has ordered; it has a lock of its own
 
 	posting sync.Mutex // held while something is posted to all loops
 
@@ -135,7 +144,7 @@ func New(cfg Config) (*Server, error) {
 			s.closeListeners()
 			return nil, err
 		}
-		s.listeners = append(s.listeners, ln)
+		s.listeners, s.addrs = append(s.listeners, ln), append(s.addrs, ln.Addr())
 	}
 	s.setKeepAlive(cfg.TCPKeepAlive)
 	return s, nil
@@ -206,13 +215,7 @@ func (s *Server) closeListeners() {
 }
 
 // Addrs returns the addresses that clients are accepted at.
-func (s *Server) Addrs() []net.Addr {
-	addrs := make([]net.Addr, len(s.listeners))
-	for i, ln := range s.listeners {
-		addrs[i] = ln.Addr()
-	}
-	return addrs
-}
+func (s *Server) Addrs() []net.Addr { return slices.Clone(s.addrs) }
 
 // nudge has every loop make room, if it can: somebody waits for an upstream connection.
 func (s *Server) nudge() {
@@ -250,14 +253,24 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	first := s.workers[0]
 	started := make(chan error, 1)
-	first.loop.Post(func() { started <- s.accept() })
+	first.loop.Post(func() {
+		err := s.accept()
+		if err == nil {
+			first.loop.AfterFunc(time.Second, s.reportRefusals)
+			first.pool.Warm()
+		}
+		started <- err
+	})
 	err := <-started
 	if err == nil {
 		s.announce()
 		s.phase.Store(phaseServing)
 		<-ctx.Done()
 		s.phase.Store(phaseStopping)
-		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-timeout", s.current.Load().ShutdownTimeout.String())
+		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-delay", s.current.Load().ShutdownDelay.String(),
+			"shutdown-timeout", s.current.Load().ShutdownTimeout.String())
+		s.endPause()
+		time.Sleep(s.current.Load().ShutdownDelay) // a second signal ends the process
 		err = s.drain()
 	}
 	s.closeListeners() // they are, unless the doors could not be opened
@@ -295,9 +308,6 @@ func (s *Server) accept() error {
 		}
 		s.stopAccept = append(s.stopAccept, stop)
 	}
-	s.stopAccept = append(s.stopAccept, s.handshakes.stop)
-	w.loop.AfterFunc(time.Second, s.reportRefusals)
-	w.pool.Warm()
 	return nil
 }
 
@@ -314,24 +324,24 @@ func (s *Server) announce() {
 		"maxclients", s.cfg.MaxClients, "pool-size", s.cfg.PoolSize, "loops", s.cfg.Loops)
 }
 
-// drain closes the doors and waits for the sessions to end.
+// drain closes the doors and waits for the sessions to end: for as long as it takes those who fall idle to go in small
+// steps, and then for the answers to what the others have in flight.
 func (s *Server) drain() error {
+	end := time.Now().Add(s.current.Load().ShutdownTimeout)
+	spread := min(time.Duration(s.gate.Stats().Open)*stopPace, stopMost, s.current.Load().ShutdownTimeout/2)
+	s.sendAway(spread, true)
+	time.Sleep(spread)
 	var left sync.WaitGroup
 	left.Add(len(s.workers))
-	s.workers[0].loop.Post(func() {
-		for _, stop := range s.stopAccept {
-			stop()
-		}
-		for _, w := range s.workers {
-			w.loop.Post(func() { w.stop(left.Done) })
-		}
-	})
+	for _, w := range s.workers {
+		w.loop.Post(func() { w.stop(left.Done) })
+	}
 	drained := make(chan struct{})
 	go waitFor(&left, drained)
 	select {
 	case <-drained:
 		return nil
-	case <-time.After(s.current.Load().ShutdownTimeout):
+	case <-time.After(time.Until(end)):
 		return errors.New("shutdown-timeout has passed: the clients that were left have been closed")
 	}
 }

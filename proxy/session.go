@@ -19,7 +19,7 @@ import (
 //	   │ ▲─────► awaitingPin      until it gets a connection of its own
 //	   │ └─────► awaitingControl  until the control connection has an answer for it
 //	   ├───────► awaitingPlace    until a rule has room for what it has become
-//	   ├───────► paused           until CLIENT PAUSE is over
+//	   ├───────► paused           until CLIENT PAUSE or PROXY PAUSE is over
 //	   └───────► leaving ──► gone (terminal; any state may go there)
 type sessionState uint8
 
@@ -99,6 +99,7 @@ type session struct {
 	link          *multiplex.Link // the lane of what is in flight
 	pin           *pin
 	wait          *waiting
+	recalled      *recalled       // a command that is taken back because of PROXY PAUSE
 	front         *front          // nil: nothing is known
 	denied        *verdict        // what the command at the front of the input is to be answered
 	acks          *multiplex.Link // the former lane on which WAIT waits
@@ -240,7 +241,11 @@ func (s *session) advance(in []byte, borrowed bool) {
 	if !s.w.pool.Introduced() && s.denied == nil {
 		// Which limits the client has to keep depends on whether the upstream wants it to authenticate.
 		s.keep(in, borrowed)
-		s.awaitLane(s.ctx)
+		if s.w.held {
+			s.state = paused
+		} else {
+			s.awaitLane(s.ctx)
+		}
 		s.bound()
 		return
 	}
@@ -358,7 +363,7 @@ func (s *session) Reply(b []byte, done int) {
 	}
 	if s.inFlight == 0 {
 		s.inFlightBytes = 0
-		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping {
+		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping || s.w.goodbyes > 0 {
 			s.wake()
 		}
 	}
@@ -410,13 +415,13 @@ func (s *session) settle() {
 	case s.doom != nil:
 		s.write(s.doom.line)
 		s.leave()
-	case s.state == paused && (s.eof || s.w.stopping):
+	case s.state == paused && (s.eof && !s.w.held || s.w.stopping):
 		s.flushAndClose()
-	case s.state == awaitingPlace && (s.eof || s.w.stopping):
+	case s.state == awaitingPlace && (s.eof || s.w.closing):
 		s.answer(replyFull) // as whoever gives up his place at the door
 		s.leave()
 	case s.state != flowing:
-	case s.eof, s.w.stopping:
+	case s.eof, s.w.stopping, s.w.goodbyes > 0 && s.sayGoodbye():
 		s.leave()
 	}
 }

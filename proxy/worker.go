@@ -47,6 +47,7 @@ type worker struct {
 	reader       resp.Reader // of commands that come in one piece
 	scanner      resp.Reader // looks ahead
 	pause        *pause      // CLIENT PAUSE, while it is in force
+	held         bool        // PROXY PAUSE is
 	waiting      map[*door]struct{}
 	prefaces     int // connections whose PROXY protocol header has not come yet
 	refusals     int
@@ -54,7 +55,11 @@ type worker struct {
 	// Those that have gone are used again: at most maxRefusals and maxLingering.
 	spareRefusal  *refusal
 	spareLingerer *lingerer
-	stopping      bool
+	draining      bool   // clients go as they fall idle
+	goodbyes      int    // how many may go until the next step
+	step          int    // how many may go in one
+	closing       bool   // the proxy ends
+	stopping      bool   // and the time of those who fall idle is over
 	stopped       func() // called once the last session has gone
 }
 
@@ -82,6 +87,7 @@ func newWorker(s *Server) (*worker, error) {
 	w.loop = loop
 	w.pool = multiplex.NewPool(multiplex.Config{
 		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
+		ResponseTimeout: s.cfg.UpstreamResponseTimeout, Excused: func() bool { return w.pause != nil },
 		Pushed: w.trackingPushed, Untracked: w.untracked,
 		Opened: func() { w.curious = true }, Broken: s.learner.changed,
 		Vanished: w.vanished,
@@ -93,6 +99,7 @@ func newWorker(s *Server) (*worker, error) {
 func (w *worker) run() {
 	defer close(w.done)
 	w.loop.AfterFunc(time.Second, w.tick)
+	w.pool.Watch()
 	w.loop.Run()
 }
 
@@ -113,7 +120,7 @@ func (w *worker) tick() {
 // learn asks the upstream for its commands, if it is time to and a lane is there to ask on.
 func (w *worker) learn() {
 	w.curious = false
-	if !w.learner.due(w.loop.Now()) {
+	if w.held || !w.learner.due(w.loop.Now()) {
 		return
 	}
 	if link := w.pool.Lane(w.learner.speaks); link != nil {
@@ -134,6 +141,7 @@ func (w *worker) reconfigure(cfg *Config) {
 	w.cfg = cfg
 	w.reader.MaxBulk, w.scanner.MaxBulk = cfg.ProtoMaxBulkLen, cfg.ProtoMaxBulkLen
 	w.pool.SetUpstreamTimeout(cfg.UpstreamTimeout)
+	w.pool.SetResponseTimeout(cfg.UpstreamResponseTimeout)
 	if before.ClientOutputBufferLimit == cfg.ClientOutputBufferLimit && before.ClientQueryBufferLimit == cfg.ClientQueryBufferLimit {
 		return
 	}
@@ -262,7 +270,7 @@ func (w *worker) remove(s *session) {
 // stop ends the sessions: what they have sent is answered, then they are closed. Those that wait for something that
 // may never come are closed at once. Done is called, on the loop, when all have gone.
 func (w *worker) stop(done func()) {
-	w.stopping, w.stopped = true, done
+	w.closing, w.stopping, w.stopped = true, true, done
 	for d := range w.waiting {
 		d.decided()
 	}

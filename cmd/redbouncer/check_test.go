@@ -45,6 +45,7 @@ func Example_check() {
 	// pool-size: 4 # --pool-size
 	// pool-timeout: 5s # default
 	// upstream-timeout: 5s # default
+	// upstream-response-timeout: 30s # default
 	// upstream-tls-ca-cert-file: none # default
 	// upstream-tls-ca-cert-dir: none # default
 	// upstream-tls-cert-file: none # default
@@ -54,7 +55,9 @@ func Example_check() {
 	// admin-users: none # default
 	// stats-users: none # default
 	// http-listen: 127.0.0.1:9121 # default
+	// pause-timeout: 30s # default
 	// loops: 1 # --loops
+	// shutdown-delay: 0s # default
 	// shutdown-timeout: 10s # default
 	// log-format: text # default
 	// log-level: info # default

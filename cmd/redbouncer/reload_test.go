@@ -383,8 +383,12 @@ func TestClientsAreServedWhileEverySettingChanges(t *testing.T) {
 			return
 		case "listen", "upstream", "admin-listen", "http-listen", "shutdown-timeout":
 			outcome = " goes before the file" // given as flags by the test
-		case "loops":
+		case "loops", "tls-auth-clients", "tls-auth-clients-user", "tls-protocols":
 			outcome = " takes effect at the next start"
+		default:
+			if strings.Contains(setting, "tls-") { // in the sample they are as they are, or for an upstream that this is not
+				return
+			}
 		}
 		r.say("RELOAD", outcome, "\n+"+setting+" ")
 		r.unnoticed()

@@ -52,10 +52,11 @@ type settings struct {
 	TLSAuthClientsUser value[certUser]     `name:"tls-auth-clients-user" default:"${tls_auth_clients_user}" placeholder:"FIELD" group:"tls" help:"The field of a certificate that names the ACL user: CN or off."`
 	TLSProtocols       value[protocols]    `name:"tls-protocols" default:"TLSv1.2 TLSv1.3" placeholder:"LIST" group:"tls" help:"Versions that clients may speak, separated by spaces."`
 
-	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
-	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
-	PoolTimeout     value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
-	UpstreamTimeout value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
+	Upstream                value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
+	PoolSize                value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
+	PoolTimeout             value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
+	UpstreamTimeout         value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
+	UpstreamResponseTimeout value[seconds]     `name:"upstream-response-timeout" default:"${upstream_response_timeout}" placeholder:"TIME" group:"upstream" help:"Silence with an answer due that breaks a connection. 0: none."`
 
 	UpstreamTLSCACertFile value[optionalFile] `name:"upstream-tls-ca-cert-file" default:"none" placeholder:"FILE" group:"upstream" help:"Authorities that sign a rediss:// upstream's certificate."`
 	UpstreamTLSCACertDir  value[optionalFile] `name:"upstream-tls-ca-cert-dir" default:"none" placeholder:"DIR" group:"upstream" help:"A directory of such files."`
@@ -63,12 +64,14 @@ type settings struct {
 	UpstreamTLSKeyFile    value[optionalFile] `name:"upstream-tls-key-file" default:"none" placeholder:"FILE" group:"upstream" help:"Its private key; PEM."`
 	UpstreamTLSServerName value[optionalName] `name:"upstream-tls-server-name" default:"none" placeholder:"NAME" group:"upstream" help:"Whom the upstream's certificate is for, if not the URL's host."`
 
-	AdminListen value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
-	AdminUsers  value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
-	StatsUsers  value[users]   `name:"stats-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use PROXY SHOW. Repeatable."`
-	HTTPListen  value[address] `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve /metrics, /healthz and /readyz there, or none."`
+	AdminListen  value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
+	AdminUsers   value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
+	StatsUsers   value[users]   `name:"stats-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use PROXY SHOW. Repeatable."`
+	HTTPListen   value[address] `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve /metrics, /healthz and /readyz there, or none."`
+	PauseTimeout value[limit]   `name:"pause-timeout" default:"${pause_timeout}" placeholder:"TIME" group:"operator" help:"How long PROXY PAUSE holds commands back at most."`
 
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
+	ShutdownDelay   value[seconds]   `name:"shutdown-delay" default:"${shutdown_delay}" placeholder:"TIME" group:"process" help:"How long to go on when told to stop, while not ready."`
 	ShutdownTimeout value[limit]     `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
 	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`
 	LogLevel        value[logLevel]  `name:"log-level" default:"info" placeholder:"LEVEL" group:"process" help:"debug, info, warn or error."`
@@ -89,14 +92,17 @@ func defaults() kong.Vars {
 		"tcp_backlog":           strconv.Itoa(proxy.DefaultTCPBacklog),
 	}
 	for name, d := range map[string]time.Duration{
-		"timeout":             0,
-		"handshake_timeout":   0,
-		"transaction_timeout": proxy.DefaultTransactionTimeout,
-		"tcp_keepalive":       proxy.DefaultTCPKeepAlive,
-		"pool_timeout":        proxy.DefaultPoolTimeout,
-		"auth_delay":          proxy.DefaultAuthDelay,
-		"upstream_timeout":    proxy.DefaultUpstreamTimeout,
-		"shutdown_timeout":    proxy.DefaultShutdownTimeout,
+		"auth_delay":                proxy.DefaultAuthDelay,
+		"timeout":                   0,
+		"handshake_timeout":         0,
+		"transaction_timeout":       proxy.DefaultTransactionTimeout,
+		"tcp_keepalive":             proxy.DefaultTCPKeepAlive,
+		"pool_timeout":              proxy.DefaultPoolTimeout,
+		"upstream_timeout":          proxy.DefaultUpstreamTimeout,
+		"upstream_response_timeout": proxy.DefaultUpstreamResponseTimeout,
+		"shutdown_delay":            0,
+		"pause_timeout":             proxy.DefaultPauseTimeout,
+		"shutdown_timeout":          proxy.DefaultShutdownTimeout,
 	} {
 		vars[name] = seconds(d).String()
 	}
@@ -158,9 +164,12 @@ func (s *settings) config() proxy.Config {
 			ServerName: string(s.UpstreamTLSServerName.is),
 		},
 
-		PoolTimeout:     time.Duration(s.PoolTimeout.is),
-		UpstreamTimeout: time.Duration(s.UpstreamTimeout.is),
-		ShutdownTimeout: time.Duration(s.ShutdownTimeout.is),
+		PoolTimeout:             time.Duration(s.PoolTimeout.is),
+		UpstreamTimeout:         time.Duration(s.UpstreamTimeout.is),
+		UpstreamResponseTimeout: time.Duration(s.UpstreamResponseTimeout.is),
+		PauseTimeout:            time.Duration(s.PauseTimeout.is),
+		ShutdownDelay:           time.Duration(s.ShutdownDelay.is),
+		ShutdownTimeout:         time.Duration(s.ShutdownTimeout.is),
 
 		ProtectedMode:  s.ProtectedMode.is.String(),
 		AllowDangerous: s.AllowDangerous.is,

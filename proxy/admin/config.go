@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/proxy"
@@ -50,6 +51,11 @@ type Proxy interface {
 	Kill(ctx context.Context, filter proxy.ClientFilter, by string) (int, error)
 	Authenticate(ctx context.Context, user, password string) (refusal []byte, err error)
 	Ready(context.Context) error
+	Pause(ctx context.Context, length time.Duration) (note string, err error)
+	Resume(context.Context) error
+	Reconnect(context.Context) error
+	Drain() error
+	State() string
 }
 
 // Limits are the rules in force, and the queue of those that wait for one.

@@ -84,7 +84,7 @@ func (c *Console) Client(cmd proxy.ConsoleCommand) []byte {
 
 // Execute carries out a command, whose words come without PROXY, and returns the reply.
 func (c *Console) Execute(ctx context.Context, args []string, who Who) []byte {
-	ctx, cancel := context.WithTimeout(ctx, consoleTimeout)
+	bounded, cancel := context.WithTimeout(ctx, consoleTimeout)
 	defer cancel()
 	if who.rights == noRights {
 		return refusal(who, "proxy") // which verbs there are is none of their business
@@ -103,12 +103,15 @@ func (c *Console) Execute(ctx context.Context, args []string, who Who) []byte {
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
-	case <-ctx.Done():
+	case <-bounded.Done():
 		return failure(errors.New("too many commands of the console are under way"))
 	}
 	r := &request{Backends: *b, console: c, args: rest, who: who}
 	if err := r.takeFormat(verb); err != nil {
 		return failure(err)
+	}
+	if !verb.waits {
+		ctx = bounded
 	}
 	answer, err := verb.run(ctx, r)
 	if verb.changes {

@@ -74,9 +74,9 @@ const script = `
 	X> PROXY SHOW PINS
 	X~ ^\*2\r\n\+loop  upstream_id  user .*\r\n\+ +0 +\d+  default   0     2  serving  transaction +\d+  127.0.0.1:\d+ +0 +\d+\r\n$
 	X> PROXY SHOW LANES
-	X~ ^\*\d\r\n\+loop  upstream_id  user .*\r\n\+ +0 +\d+  default   0     2  serving +\d+ +\d+ +\d+\r\n
+	X~ ^\*\d\r\n\+loop  upstream_id  user .*\r\n\+ +0 +\d+  default   0     2  serving +\d+ +\d+ +\d+ +\d+\r\n
 	X> PROXY SHOW POOL FORMAT MAP
-	X~ ^\*22\r\n\$4\r\nsize\r\n:16\r\n\$5\r\nlanes\r\n:\d\r\n.*\$4\r\npins\r\n:1\r\n
+	X~ ^\*34\r\n\$5\r\nstate\r\n\$7\r\nserving\r\n.*\$8\r\nupstream\r\n\$2\r\nup\r\n.*\$4\r\nsize\r\n:16\r\n\$5\r\nlanes\r\n:\d\r\n.*\$4\r\npins\r\n:1\r\n
 	X> PROXY SHOW STATS
 	X~ ^\*18\r\n\+name +value\r\n\+clients +\d+\r\n\+maxclients +10000\r\n
 
@@ -86,7 +86,7 @@ const script = `
 	X> PROXY SET timeout 5m
 	X< +OK
 	X> PROXY SHOW CONFIG *ti*e*out
-	X~ ^\*7\r\n.*\+timeout +300s +run time +yes\r\n
+	X~ ^\*9\r\n.*\+timeout +300s +run time +yes\r\n
 	X> PROXY SHOW CONFIG maxclients FORMAT JSON
 	X< $67\r\n[{"name":"maxclients","value":"500","from":"run time","live":true}]
 	X> PROXY SET maxclients 0
@@ -127,6 +127,46 @@ const script = `
 	X> PROXY SHOW SUSPECTS
 	X~ \r\n\+api\[7\]  growing       60 .* it only opens  close them\r\n$
 
+	# everybody waits, or goes
+	X> PROXY PAUSE soon
+	X~ ^-ERR PAUSE soon: want a number of milliseconds, from 1 to 3600000, .*\r\n$
+	X> PROXY RESUME
+	X< -ERR the proxy is neither paused nor draining
+	v> ECHO held
+	v< $4\r\nheld
+	X> PROXY PAUSE 100
+	X~ ^-ERR not paused, clients go on: 1 commands are still in flight, 1 of them in transactions, and 0 that block: .*\r\n$
+	w> DISCARD
+	w< +OK
+	X> PROXY PAUSE 60000
+	X< +OK
+	v> ECHO held
+	X> PROXY SHOW POOL FORMAT JSON
+	X~ "state":"paused","pause_left_s":5\d,"upstream":"up",.*"lanes":0,
+	X> PROXY SHOW CLIENTS state paused FORMAT JSON
+	X~ "last":"echo"
+	X> PROXY RESUME now
+	X< -ERR now is too much: this verb has no arguments but FORMAT
+	X> PROXY RESUME
+	X< +OK
+	v< $4\r\nheld
+	X> PROXY RECONNECT
+	X< +OK
+	X> PROXY DRAIN
+	X< +OK
+	v< (end)
+	w< (end)
+	X> PROXY DRAIN
+	X< -ERR the proxy is draining already, or stopping
+	X> PROXY SHOW POOL FORMAT JSON
+	X~ "state":"draining",
+	X> PROXY RESUME
+	X< +OK
+	v2> PING
+	v2< +PONG
+	w2> CLIENT SETNAME worker:1
+	w2< +OK
+
 	# the end of the worker, and not of who asks
 	X> PROXY KILL
 	X~ ^-ERR say whom: want a kind and a value, of id, addr, 
@@ -134,12 +174,12 @@ const script = `
 	X< :0
 	X> PROXY KILL name worker:* idle 0
 	X< :1
-	w< (end)
-	v> PING
-	v< +PONG
+	w2< (end)
+	v2> PING
+	v2< +PONG
 	X> PROXY KILL addr 127.0.0.0/8
 	X< :1
-	v< (end)
+	v2< (end)
 	X> PROXY SHOW VERSION
 	X< +redbouncer v9
 `
@@ -156,7 +196,7 @@ func TestEveryVerbAnswersThroughBothDoors(t *testing.T) {
 					t.Errorf("PROXY %s has not been tried", words)
 				}
 			}
-			for _, change := range []string{`"PROXY SET maxclients 500"`, `"PROXY KILL name worker:* idle 0"`, `"PROXY SET LIMIT user:* max 3"`} {
+			for _, change := range []string{`"PROXY SET maxclients 500"`, `"PROXY KILL name worker:* idle 0"`, `"PROXY PAUSE 60000"`, `"PROXY SET LIMIT user:* max 3"`} {
 				line := lineWith(r.log.String(), "command="+change)
 				if !strings.Contains(line, "user=operator") || !strings.Contains(line, "client=127.0.0.1:") {
 					t.Errorf("the log says of %s: %q", change, line)
@@ -186,7 +226,7 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> SHOW CONFIG maxclients
 		a< *1\r\n%4\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nfrom\r\n$0\r\n\r\n$4\r\nlive\r\n#t
 		a> SHOW POOL
-		a~ ^%11\r\n\$4\r\nsize\r\n:16\r\n
+		a~ ^%17\r\n.*\$4\r\nsize\r\n:16\r\n
 		a> SHOW CONFIG maxclients FORMAT TABLE
 		a< =62\r\ntxt:name        value  from  live\nmaxclients  10000  -     yes
 		a> SHOW QUEUE FORMAT WIDE

@@ -40,13 +40,24 @@ func (p *probe) ready() error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if time.Since(p.asked) < probeAge {
+	switch state := b.Proxy.State(); {
+	case state == "draining" || state == "stopping": // at once: somebody waits for this to be noticed
+		return b.Proxy.Ready(context.Background())
+	case time.Since(p.asked) < probeAge:
 		return p.err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	p.err, p.asked = b.Proxy.Ready(ctx), time.Now()
 	return p.err
+}
+
+// text is what is said when clients are served: also if they have to wait a little, as nobody else could serve them.
+func (p *probe) text() string {
+	if state := p.console.backends.Load().Proxy.State(); state != "serving" {
+		return "ok, " + state
+	}
+	return "ok"
 }
 
 // newHTTP returns the server of metrics and probes. Each of its timeouts bounds somebody who trickles.
@@ -67,7 +78,7 @@ func newHTTP(console *Console, log *slog.Logger) *http.Server {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		fmt.Fprintln(w, "ok")
+		fmt.Fprintln(w, ready.text())
 	})
 	return &http.Server{
 		Handler: mux, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),

@@ -52,6 +52,9 @@ var statMetrics = []metric[proxy.Stats]{
 var (
 	descPoolOpen    = desc("pool_open", "Upstream connections open or being opened, by kind.", "kind")
 	descPoolWaiting = desc("pool_waiting", "Upstream connections that are waited for, by kind.", "kind")
+	descState       = desc("state", "1 for what the proxy does: starting, serving, pausing, paused, resuming, draining or stopping.", "state")
+	descPauseLeft   = desc("pause_left_seconds", "Until a pause ends by itself; 0 without one.")
+	descUp          = desc("upstream_up", "0 if the last attempt to connect to the upstream has failed.")
 	descConnects    = desc("upstream_connects_total", "Upstream connections opened, but for the control connection.")
 	descBuild       = desc("build_info", "1, with the version.", "version")
 
@@ -101,6 +104,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), consoleTimeout)
 	defer cancel()
 	if p, err := b.Proxy.Pool(ctx); err == nil {
+		gauge(out, descState, 1, p.State)
+		gauge(out, descPauseLeft, p.PauseLeft.Seconds())
+		gauge(out, descUp, map[bool]int{true: 1}[p.Upstream == "up"])
 		gauge(out, descPoolOpen, p.Lanes, "lane")
 		gauge(out, descPoolOpen, p.Pins, "pin")
 		gauge(out, descPoolOpen, p.Control, "control")

@@ -162,9 +162,9 @@ func showLanes(ctx context.Context, r *request) (any, error) {
 		return nil, err
 	}
 	all, err := r.Proxy.Lanes(ctx)
-	t := &table{columns: []string{"loop", "upstream_id", "user", "db", "resp", "state", "sessions", "in_flight", "age_s"}}
+	t := &table{columns: []string{"loop", "upstream_id", "user", "db", "resp", "state", "sessions", "in_flight", "silent_s", "age_s"}}
 	for _, l := range all {
-		t.add(l.Loop, l.ID, l.User, l.DB, l.RESP, l.State, l.Sessions, l.InFlight, whole(l.Age))
+		t.add(l.Loop, l.ID, l.User, l.DB, l.RESP, l.State, l.Sessions, l.InFlight, whole(l.Silence), whole(l.Age))
 	}
 	return t, err
 }
@@ -192,6 +192,12 @@ func showPool(ctx context.Context, r *request) (any, error) {
 	}
 	p, err := r.Proxy.Pool(ctx)
 	t := pairs()
+	t.add("state", p.State)
+	t.add("pause_left_s", whole(p.PauseLeft))
+	t.add("upstream", p.Upstream)
+	t.add("upstream_down_s", whole(p.Down))
+	t.add("upstream_tries", p.Tries)
+	t.add("upstream_error", p.Error)
 	t.add("size", p.Size)
 	t.add("lanes", p.Lanes)
 	t.add("lanes_waiting", p.LanesWaiting)

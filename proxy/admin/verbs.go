@@ -15,6 +15,7 @@ type verb struct {
 	args    string // for HELP
 	help    string
 	changes bool // it needs the rights of admin-users
+	waits   bool // for clients or for the upstream, in a time of its own
 	run     func(context.Context, *request) (any, error)
 }
 
@@ -28,24 +29,28 @@ var verbs []verb
 
 func init() {
 	verbs = []verb{
-		{"HELP", "", "this list", false, help},
-		{"SHOW CLIENTS", "[kind value ...]", "the clients that are connected, or those that match", false, showClients},
-		{"SHOW SOURCES", "[kind]", "who holds connections, by addr, user, name, lib, process or the like", false, showSources},
-		{"SHOW LIMITS", "", "the rules in force, and how they stand", false, showLimits},
-		{"SHOW QUEUE", "", "the clients that wait to be let in", false, showQueue},
-		{"SHOW SUSPECTS", "", "the sources that look like leaks, and why", false, showSuspects},
-		{"SHOW LANES", "", "the upstream connections that clients share", false, showLanes},
-		{"SHOW PINS", "", "the upstream connections that one client holds, and why", false, showPins},
-		{"SHOW POOL", "", "how the upstream connections stand", false, showPool},
-		{"SHOW CONFIG", "[pattern]", "the settings in force", false, showConfig},
-		{"SHOW STATS", "", "counters and gauges", false, showStats},
-		{"SHOW VERSION", "", "the version of the proxy", false, showVersion},
-		{"KILL", "kind value [kind value ...]", "close the clients for which all of it holds, but for this one", true, kill},
-		{"RELOAD", "", "read the configuration file again; nobody is disconnected", true, reload},
-		{"CONFIG REWRITE", "", "write what has been set while the proxy runs into the configuration file", true, rewrite},
-		{"SET LIMIT", "rule", "add a rule, or replace the one with the same head", true, setLimit},
-		{"UNSET LIMIT", "head", "remove a rule", true, unsetLimit},
-		{"SET", "setting value", "change maxclients, timeout or the like until the next start, or CONFIG REWRITE", true, set},
+		{"HELP", "", "this list", false, false, help},
+		{"SHOW CLIENTS", "[kind value ...]", "the clients that are connected, or those that match", false, false, showClients},
+		{"SHOW SOURCES", "[kind]", "who holds connections, by addr, user, name, lib, process or the like", false, false, showSources},
+		{"SHOW LIMITS", "", "the rules in force, and how they stand", false, false, showLimits},
+		{"SHOW QUEUE", "", "the clients that wait to be let in", false, false, showQueue},
+		{"SHOW SUSPECTS", "", "the sources that look like leaks, and why", false, false, showSuspects},
+		{"SHOW LANES", "", "the upstream connections that clients share", false, false, showLanes},
+		{"SHOW PINS", "", "the upstream connections that one client holds, and why", false, false, showPins},
+		{"SHOW POOL", "", "how the upstream connections stand", false, false, showPool},
+		{"SHOW CONFIG", "[pattern]", "the settings in force", false, false, showConfig},
+		{"SHOW STATS", "", "counters and gauges", false, false, showStats},
+		{"SHOW VERSION", "", "the version of the proxy", false, false, showVersion},
+		{"KILL", "kind value [kind value ...]", "close the clients for which all of it holds, but for this one", true, false, kill},
+		{"PAUSE", "[milliseconds]", "hold all commands back, and say when nothing is in flight any more", true, true, pause},
+		{"RECONNECT", "", "replace every upstream connection as soon as it is idle", true, false, reconnect},
+		{"DRAIN", "", "accept nobody any more, and close clients as they fall idle", true, false, drain},
+		{"RESUME", "", "end the pause, once the upstream answers; or the drain", true, true, resume},
+		{"RELOAD", "", "read the configuration file again; nobody is disconnected", true, false, reload},
+		{"CONFIG REWRITE", "", "write what has been set while the proxy runs into the configuration file", true, false, rewrite},
+		{"SET LIMIT", "rule", "add a rule, or replace the one with the same head", true, false, setLimit},
+		{"UNSET LIMIT", "head", "remove a rule", true, false, unsetLimit},
+		{"SET", "setting value", "change maxclients, timeout or the like until the next start, or CONFIG REWRITE", true, false, set},
 	}
 }
 

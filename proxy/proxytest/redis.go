@@ -162,17 +162,21 @@ func (s *Server) Kill() {
 	}
 }
 
-// Freeze has the server stand still, as a machine without processor time would; Thaw ends it.
+// Freeze has the server hang, as SIGSTOP does: its connections stay open, and new ones come about. Thaw ends that.
 func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
 
 // Thaw ends Freeze.
 func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
 
 func (s *Server) signal(sig syscall.Signal) {
+	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.proc != nil {
-		_ = s.proc.cmd.Process.Signal(sig)
+	if s.proc == nil {
+		s.t.Fatal("the server has been killed")
+	}
+	if err := s.proc.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"time"
+)
+
+// Before the proxy ends, or when the operator says so, clients are sent away: each when nothing is in flight, and few at a
+// time, as those who go come back elsewhere. A client at work is best closed right behind an answer: it has not asked the
+// next question yet, and finds the connection closed before it does.
+
+const (
+	// drainStep is how often clients are sent away.
+	drainStep = 10 * time.Millisecond
+	// drainPace and drainMost bound the time in which all may go that could: so much for each, and so much together.
+	drainPace, drainMost = 2 * time.Millisecond, 10 * time.Second
+	// stopPace and stopMost are the same for a proxy that ends, which has less time.
+	stopPace, stopMost = time.Millisecond / 5, 5 * time.Second
+)
+
+// Drain closes the listeners, and then each client as it falls idle, in small steps. Who is subscribed or blocked stays, as
+// does who is in a transaction, until its end. Resume opens the listeners again.
+func (s *Server) Drain() error {
+	if !s.op.drain(s.phase.Load() == phaseServing) {
+		return errors.New("the proxy is draining already, or stopping")
+	}
+	spread := min(time.Duration(s.gate.Stats().Open)*drainPace, drainMost)
+	s.cfg.Log.Info("draining: the listeners are closed, and clients as they fall idle", "clients", s.gate.Stats().Open,
+		"within", spread.String())
+	s.sendAway(spread, false)
+	return nil
+}
+
+// sendAway closes the listeners, and has clients go within a time. For good means that the proxy is to end.
+func (s *Server) sendAway(spread time.Duration, forGood bool) {
+	s.workers[0].loop.Post(func() {
+		for _, stop := range s.stopAccept {
+			stop()
+		}
+		s.stopAccept = nil
+		for _, w := range s.workers {
+			w.loop.Post(func() { w.sendAway(spread, forGood) })
+		}
+	})
+}
+
+// undrain opens the listeners again, and lets those stay who are left.
+func (s *Server) undrain() error {
+	opened := make(chan error, 1)
+	if !s.workers[0].loop.Post(func() { opened <- s.reopen() }) {
+		return errors.New("the proxy is stopping")
+	}
+	err := <-opened
+	if err == nil {
+		s.op.endDrain()
+		s.onAll(func(w *worker) { w.draining, w.goodbyes = false, 0 })
+		s.cfg.Log.Info("resumed: clients are accepted again")
+	}
+	return err
+}
+
+// reopen opens the listeners at the addresses that they had, on the first worker's loop.
+func (s *Server) reopen() error {
+	var fresh []net.Listener
+	for i, was := range s.addrs {
+		addr := was.String()
+		if was.Network() == "unix" {
+			addr = s.cfg.Listen[i]
+		}
+		ln, err := listen(addr, s.current.Load().TCPBacklog)
+		if err != nil {
+			for _, ln := range fresh {
+				_ = ln.Close()
+			}
+			return err
+		}
+		fresh = append(fresh, ln)
+	}
+	s.listening.Lock()
+	s.listeners = fresh
+	s.listening.Unlock()
+	s.setKeepAlive(time.Duration(s.keepAlive.Load()))
+	return s.accept()
+}
+
+// sendAway has the worker's clients go within a time; those who wait for a place, at once.
+func (w *worker) sendAway(spread time.Duration, forGood bool) {
+	steps := max(int(spread/drainStep), 1)
+	w.step = (w.count + steps - 1) / steps
+	begins := !w.draining
+	w.draining, w.closing = true, forGood
+	for d := range w.waiting {
+		d.decided()
+	}
+	if forGood {
+		for s := range w.all {
+			if s.state == awaitingPlace {
+				s.settle()
+			}
+		}
+	}
+	if begins {
+		w.sendSome()
+	}
+}
+
+// sendSome closes some who are idle. As many more may go in the next step as have not gone in this one, but no more than
+// one step's: those at work, that is, right behind an answer.
+func (w *worker) sendSome() {
+	if !w.draining || w.stopping {
+		return
+	}
+	w.loop.AfterFunc(drainStep, w.sendSome)
+	w.goodbyes = max(w.step, 1)
+	for s := range w.all {
+		if w.goodbyes == 0 {
+			return
+		}
+		if s.state == flowing && s.inFlight == 0 {
+			s.settle()
+		}
+	}
+}
+
+// sayGoodbye reports whether the session, which has nothing in flight, is to go now.
+func (s *session) sayGoodbye() bool {
+	asks := s.last != nil && s.last.how == console // the operator
+	stays := asks || len(s.in) > 0 || s.wait != nil || s.acks != nil || s.relaying || s.isSubscribed() || s.inOrder()
+	if stays {
+		return false
+	}
+	s.w.goodbyes--
+	return true
+}

@@ -1,0 +1,121 @@
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redbouncer/redbouncer/proxy"
+	"github.com/redbouncer/redbouncer/proxy/proxytest"
+)
+
+// A Redis that hangs keeps its connections open. Its silence, where an answer is due, is what shows it.
+
+func TestAnUpstreamThatHangsIsGivenUpAndTakenAgainWhenItIsBack(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.UpstreamResponseTimeout = 300 * time.Millisecond
+		c.UpstreamTimeout = patience
+	})
+	reader, writer, tx := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	idle := proxytest.Dial(t, p.Addr())
+	expect(t, reader, "SET k v", "+OK\r\n")
+	expect(t, idle, "PING", "+PONG\r\n")
+	expect(t, tx, "MULTI", "+OK\r\n")
+	expect(t, tx, "INCR n", "+QUEUED\r\n")
+	s.Freeze()
+	start := time.Now()
+	reader.Send("GET", "k")
+	writer.Send("SET", "k", "w")
+	tx.Send("GET", "k")
+	ended(t, "the one who writes", writer)
+	ended(t, "the one in a transaction", tx)
+	if d := time.Since(start); d < 300*time.Millisecond {
+		t.Errorf("given up after %v", d)
+	}
+	silent(t, reader)
+	s.Thaw()
+	if got := string(reader.ReadReply()); got != "$1\r\nv\r\n" && got != "$1\r\nw\r\n" { // the write was not answered, and may have been done
+		t.Errorf("got %q", got)
+	}
+	expect(t, idle, "PING", "+PONG\r\n")
+	expect(t, idle, "EXISTS n", ":0\r\n")
+	if st := p.Stats(); st.Lost != 2 {
+		t.Errorf("%d clients lost their connection: %+v", st.Lost, st)
+	}
+}
+
+func TestALaneThatIsIdleIsAskedForASignOfLife(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.UpstreamResponseTimeout = 300 * time.Millisecond })
+	c := proxytest.Dial(t, p.Addr())
+	expect(t, c, "PING", "+PONG\r\n")
+	s.Freeze()
+	eventually(t, "its silence is noticed", func() string {
+		if st := p.Stats(); st.LostUpstream == 0 || st.Lanes > 0 {
+			return fmt.Sprintf("%+v", st)
+		}
+		return ""
+	})
+	s.Thaw()
+	expect(t, c, "PING", "+PONG\r\n")
+	if st := p.Stats(); st.Lost > 0 {
+		t.Errorf("%+v", st)
+	}
+	// A user who may not use PING is not asked for it, time and again.
+	direct := proxytest.Dial(t, s.Addr())
+	direct.Do("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "-ping")
+	expect(t, c, "AUTH mute pw", "+OK\r\n")
+	expect(t, c, "EXISTS k", ":0\r\n")
+	time.Sleep(500 * time.Millisecond)
+	if n := strings.Count(string(direct.Do("ACL", "LOG")), "$4\r\nping\r\n"); n != 1 {
+		t.Errorf("Redis has noted %d times that the user may not", n)
+	}
+}
+
+// What may rightly take long is no silence: a script, what waits behind it, a client that blocks, CLIENT PAUSE.
+func TestWhatTakesLongIsNotTakenForAnUpstreamThatHangs(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.UpstreamResponseTimeout = 200 * time.Millisecond
+		c.AllowDangerous = []string{"all"}
+	})
+	script, same, other := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	blocked, writer, admin := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	expect(t, other, "SELECT 3", "+OK\r\n")
+	expect(t, admin, "PING", "+PONG\r\n")
+	blocked.Send("BLPOP", "none", "1.7")
+	script.Send("EVAL", "local t = redis.call('TIME') local s = t[1] * 1000000 + t[2] repeat t = redis.call('TIME') until t[1] * 1000000 + t[2] - s > 800000 return 1", "0")
+	time.Sleep(50 * time.Millisecond)
+	same.Send("PING")
+	other.Send("PING")
+	expectNext(t, script, ":1\r\n")
+	expectNext(t, same, "+PONG\r\n")
+	expectNext(t, other, "+PONG\r\n")
+	expect(t, admin, "CLIENT PAUSE 700 WRITE", "+OK\r\n")
+	writer.Send("SET", "k", "v")
+	expectNext(t, writer, "+OK\r\n")
+	expectNext(t, blocked, "*-1\r\n")
+	if st := p.Stats(); st.LostUpstream+st.Lost > 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestTheConsoleSaysHowTheUpstreamStands(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	c := proxytest.Dial(t, p.Addr())
+	expect(t, c, "PING", "+PONG\r\n")
+	s.Kill()
+	c.Send("PING")
+	eventually(t, "it is down", func() string {
+		r, err := p.Pool(context.Background())
+		if err != nil || r.Upstream != "down" || r.Tries < 2 || !strings.Contains(r.Error, "refused") {
+			return fmt.Sprintf("%+v, %v", r, err)
+		}
+		return ""
+	})
+	s.Restart()
+	expectNext(t, c, "+PONG\r\n")
+	if r, err := p.Pool(context.Background()); err != nil || r.Upstream != "up" || r.Error != "" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
