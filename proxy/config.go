@@ -48,8 +48,8 @@ type Config struct {
 	// DenyCommands lists commands that are refused: names as in ACL rules, a command for all its subcommands. None by
 	// default.
 	DenyCommands []string
-	// ProtectedMode is "yes" or "no": whether, while Upstream holds credentials, clients of other hosts are refused.
-	// Whoever can connect acts with these credentials. Default yes, as in Redis.
+	// ProtectedMode is "yes" or "no": whether, while Upstream holds credentials or is shown a certificate, clients of other
+	// hosts are refused that show none themselves. Whoever can connect acts with these credentials. Default yes, as in Redis.
 	ProtectedMode string
 
 	// PoolSize bounds the upstream connections, all kinds together. Default 16.

@@ -316,7 +316,7 @@ func (s *Server) announce() {
 		encrypted := isTLS(s.cfg.Listen[i])
 		s.cfg.Log.Info("listening", "listen", addr.String(), "tls", encrypted)
 		if s.protected.Load() && beyondLoopback(addr) && !(encrypted && s.cfg.TLS.AuthClients == "yes") {
-			s.cfg.Log.Warn("protected mode is in force, because the upstream URL holds credentials: clients of other hosts are "+
+			s.cfg.Log.Warn("protected mode is in force, because the proxy holds credentials for its upstream: clients of other hosts are "+
 				"refused; see protected-mode", "listen", addr.String())
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -142,21 +143,18 @@ func fileProblem(prefix string, err error) error {
 	return &ConfigError{prefix + string(file.Which), value, file.Err.Error()}
 }
 
-// certName is who a certificate says that its owner is: its common name, or else the first of its other names.
+// certName is who a certificate says that its owner is: its common name, or else the first of its other names. It is shown to
+// people and kept by programs, and so has no bytes that are no text.
 func certName(cert *x509.Certificate) string {
-	switch {
-	case cert.Subject.CommonName != "":
-		return cert.Subject.CommonName
-	case len(cert.DNSNames) > 0:
-		return cert.DNSNames[0]
-	case len(cert.EmailAddresses) > 0:
-		return cert.EmailAddresses[0]
-	case len(cert.URIs) > 0:
-		return cert.URIs[0].String()
-	case len(cert.IPAddresses) > 0:
-		return cert.IPAddresses[0].String()
+	names := append([]string{cert.Subject.CommonName}, cert.DNSNames...)
+	names = append(names, cert.EmailAddresses...)
+	for _, uri := range cert.URIs {
+		names = append(names, uri.String())
 	}
-	return ""
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return strings.ToValidUTF8(cmp.Or(names...), "?")
 }
 
 // tlsRefusal is why a handshake has failed, in words that are the same for all to whom it happens, so that the log counts
