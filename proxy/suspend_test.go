@@ -225,14 +225,14 @@ func TestAPauseTellsOfStateThatARestartWouldEnd(t *testing.T) {
 
 // It may be too late for a pause: then those who wait for Redis already wait for the operator instead.
 func TestAPauseOfAProxyWhoseUpstreamIsGoneHoldsThoseWhoWait(t *testing.T) {
-	s, p := redisAndProxy(t, func(c *proxy.Config) { c.UpstreamTimeout = 300 * time.Millisecond })
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.UpstreamTimeout = time.Second })
 	c, pin := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
 	expect(t, c, "SET k v", "+OK\r\n")
 	s.Kill()
 	c.Write(proxytest.Command("GET", "k") + proxytest.Command("PING"))
 	pin.Send("BLPOP", "l", "0.01")
 	pauses(t, p, "")
-	time.Sleep(400 * time.Millisecond)
+	time.Sleep(1200 * time.Millisecond)
 	silent(t, c)
 	if err := p.Ready(context.Background()); err != nil {
 		t.Errorf("not ready: %v", err)
