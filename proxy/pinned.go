@@ -139,6 +139,10 @@ func (s *session) onPin(c command) bool {
 		p.sticky = true
 		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
 	case block, blockOption, waitAcks:
+		if s.w.stopping { // it has waited for its pin until now
+			s.flushAndClose()
+			return true
+		}
 		p.blocking = true
 		if c.row.how == waitAcks {
 			s.submitWait(p.link, c, func() {})

@@ -16,7 +16,11 @@ type recalled struct {
 	due   time.Time // when its time is up; zero: never
 	reply []byte    // what the client is told then; nil: the command has not come back yet
 	timer *eventloop.Timer
+	asked time.Time // when the order to unblock was given last
 }
+
+// askAgainAfter is how long a command is given to come back. Then the order has overtaken it, or been lost.
+const askAgainAfter = 50 * time.Millisecond
 
 // recall takes back the command that the session blocks in. It reports false if that is not possible. The order to unblock
 // may overtake the command, so it is given again as often as recall is called. By the time that it comes, the command may be
@@ -43,8 +47,11 @@ func (s *session) recall() bool {
 		s.recalled, s.pin.once = r, true
 		link.Recall(func(reply []byte, was *multiplex.Special) { s.cameBack(r, reply, was) })
 	}
-	order := resp.AppendCommand(nil, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10))
-	s.w.control.Do(s.w.cfg.Upstream.Actor(), order, func([]byte, error) {})
+	if now := s.w.loop.Now(); now.Sub(s.recalled.asked) >= askAgainAfter {
+		s.recalled.asked = now
+		order := resp.AppendCommand(nil, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10))
+		s.w.control.Do(s.w.cfg.Upstream.Actor(), order, func([]byte, error) {})
+	}
 	return true
 }
 

@@ -420,7 +420,7 @@ func (s *session) settle() {
 	case s.state == awaitingPlace && (s.eof || s.w.closing):
 		s.answer(replyFull) // as whoever gives up his place at the door
 		s.leave()
-	case s.state != flowing:
+	case s.state != flowing, s.queued: // it goes on first
 	case s.eof, s.w.stopping, s.w.goodbyes > 0 && s.sayGoodbye():
 		s.leave()
 	}

@@ -222,3 +222,117 @@ func TestAPauseTellsOfStateThatARestartWouldEnd(t *testing.T) {
 	ended(t, "the one who tracks", stranger)
 	resumes(t, p)
 }
+
+// It may be too late for a pause: then those who wait for Redis already wait for the operator instead.
+func TestAPauseOfAProxyWhoseUpstreamIsGoneHoldsThoseWhoWait(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.UpstreamTimeout = time.Second })
+	c, pin := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	expect(t, c, "SET k v", "+OK\r\n")
+	s.Kill()
+	c.Write(proxytest.Command("GET", "k") + proxytest.Command("PING"))
+	pin.Send("BLPOP", "l", "0.01")
+	pauses(t, p, "")
+	time.Sleep(1200 * time.Millisecond)
+	silent(t, c)
+	if err := p.Ready(context.Background()); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+	s.Restart()
+	resumes(t, p)
+	expectNext(t, c, "$-1\r\n")
+	expectNext(t, c, "+PONG\r\n")
+	expectNext(t, pin, "*-1\r\n")
+}
+
+// A pause does not hold up a shutdown, and what was held back is answered before the end.
+func TestAProxyThatStopsWhilePausedAnswersWhatItHasHeldBack(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	c, blocked := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	expect(t, c, "PING", "+PONG\r\n")
+	blocked.Send("BLPOP", "l", "0")
+	eventually(t, "it blocks", func() string { return blockedClients(p, 1) })
+	pauses(t, p, "")
+	c.Send("SET", "k", "v")
+	silent(t, c)
+	if err := p.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(c.ReadAll()); got != "+OK\r\n" {
+		t.Errorf("got %q", got)
+	}
+	ended(t, "the one who blocks", blocked)
+	expect(t, proxytest.Dial(t, s.Addr()), "GET k", "$1\r\nv\r\n")
+}
+
+// Whatever clients do, and however often the operator pauses and resumes: each gets its own answers, in order.
+func TestManyPausesLeaveEverybodyInStep(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.Loops, c.PoolSize = 2, 8 })
+	stop := make(chan struct{})
+	clients, _, done := steadyLoad(p.Addr(), 50, 5000, stop)
+	errs := make(chan error, 20)
+	for i := range cap(errs) {
+		c := proxytest.Dial(t, p.Addr())
+		go func() { errs <- popInTurns(c, fmt.Sprint("list:", i/2), i%2 == 0, stop) }()
+	}
+	eventually(t, "the proxy serves", func() string {
+		if p.State() != "serving" {
+			return p.State()
+		}
+		return ""
+	})
+	for range 15 {
+		if _, err := p.Pause(context.Background(), time.Minute); err != nil {
+			t.Error(err)
+		}
+		resumes(t, p)
+		time.Sleep(20 * time.Millisecond)
+	}
+	close(stop)
+	done.Wait()
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range clients {
+		if c.unknown+c.readErrs+len(c.said) > 0 {
+			t.Errorf("%+v", c)
+		}
+	}
+	if st := p.Stats(); st.Lost+st.PoolTimeouts > 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// popInTurns pushes numbers to a list, or pops them from it and finds each in its turn.
+func popInTurns(c *proxytest.Conn, list string, push bool, stop <-chan struct{}) error {
+	for n := 0; ; {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		cmd := proxytest.Command("BLPOP", list, "0.2")
+		if push {
+			cmd = proxytest.Command("RPUSH", list, fmt.Sprint(n))
+		}
+		if err := c.TryWrite([]byte(cmd)); err != nil {
+			return err
+		}
+		reply, err := c.TryReadReply()
+		switch got := string(reply); {
+		case err != nil:
+			return err
+		case push && got[0] != ':':
+			return fmt.Errorf("RPUSH: %q", got)
+		case push:
+			n++
+			time.Sleep(5 * time.Millisecond)
+		case got == "*-1\r\n":
+		case strings.HasSuffix(got, fmt.Sprintf("\r\n%d\r\n", n)):
+			n++
+		default:
+			return fmt.Errorf("popped %q, want %d", got, n)
+		}
+	}
+}

@@ -159,6 +159,22 @@ func TestReadyMeansThatClientsAreServed(t *testing.T) {
 	p := proxytest.Proxy(t, cfg)
 	s.Attach(admin.Backends{Proxy: p.Server})
 	probe("/readyz", 200, "ok")
+	if _, err := p.Pause(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	redis.Restart()
+	probe("/readyz", 200, "ok, paused")
+	if err := p.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	probe("/readyz", 503, "the proxy is draining")
+	if err := p.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	probe("/readyz", 200, "ok")
 	redis.Kill()
 	probe("/readyz", 503, "upstream")
 	probe("/healthz", 200, "ok")
