@@ -80,7 +80,7 @@ func newWorker(s *Server) (*worker, error) {
 	}
 	w.loop = loop
 	w.pool = multiplex.NewPool(multiplex.Config{
-		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
+		Loop: loop, Upstream: s.cfg.Upstream, Primary: s.primary, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
 		Pushed: w.trackingPushed, Untracked: w.untracked,
 		Opened: func() { w.curious = true }, Broken: s.learner.changed,
 		Vanished: w.vanished,
