@@ -36,6 +36,8 @@ type Primary struct {
 	disputed time.Time               // since when sentinels, and only those that know of no later failover, name another; zero: they do not
 	failing  bool                    // the last connection there could not be opened
 	doubted  time.Time               // when the term was last ended by doubt
+	held     context.Context         // done when a failover that has begun is over; nil: there was none at this place
+	release  context.CancelFunc      // ends held
 
 	// Atomic.
 	term      atomic.Uint64 // the current one
@@ -169,20 +171,25 @@ func (p *Primary) tried(at place, err error) {
 // where it was.
 func (p *Primary) where() (place, error) {
 	if p.watch == nil {
-		return p.place(), nil
+		at, _ := p.place()
+		return at, nil
 	}
-	at := p.place()
+	at, held := p.place()
+	if held != nil {
+		<-held.Done()
+	}
 	err := p.watch.ask(at.over)
-	if now := p.place(); now.addr != "" {
+	if now, _ := p.place(); now.addr != "" {
 		return now, nil
 	}
 	return place{}, err
 }
 
-func (p *Primary) place() place {
+// place returns the place in use, and what to wait for, if it is not nil, before anything is sent there.
+func (p *Primary) place() (at place, held context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.at
+	return p.at, p.held
 }
 
 func (p *Primary) isFailing() bool {
@@ -225,6 +232,7 @@ func (p *Primary) heard(a answer, from string) bool {
 	p.epoch, p.disputed, p.failing = a.epoch, time.Time{}, false
 	p.at = place{addr: a.addr, term: p.term.Add(1)}
 	p.at.over, p.leave = context.WithCancelCause(context.Background())
+	p.held = nil
 	p.since.Store(p.at.term)
 	if before != "" {
 		p.failovers.Add(1)
@@ -239,6 +247,36 @@ func (p *Primary) heard(a answer, from string) bool {
 	}
 	p.changed()
 	return true
+}
+
+// holdTime bounds how long commands are held for a failover that has begun. Sentinels see that the new primary has taken
+// over when they ask it, once a second.
+const holdTime = 3 * time.Second
+
+// hold ends a term because a replica is about to be made the primary, and has whoever wants a connection wait until it is
+// known to be. Whatever the old primary still took in the meantime would be lost, acknowledged or not: an operator who has
+// the sentinels fail over leaves it running, and it goes on taking writes for a second or more.
+func (p *Primary) hold() {
+	p.mu.Lock()
+	if p.at.addr == "" || p.held != nil && p.held.Err() == nil {
+		p.mu.Unlock()
+		return
+	}
+	p.held, p.release = context.WithTimeout(p.at.over, holdTime)
+	p.at.term = p.term.Add(1)
+	addr := p.at.addr
+	p.mu.Unlock()
+	p.log.Info("a failover has begun: commands wait for the new primary", "primary", addr)
+	p.changed()
+}
+
+// resume ends hold: the failover has been given up.
+func (p *Primary) resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held != nil {
+		p.release()
+	}
 }
 
 // doubtInterval is the shortest time between two ends of a term by doubt: a client can make a server say anything.

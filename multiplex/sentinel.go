@@ -282,9 +282,15 @@ func (w *watch) follow(ctx context.Context, s *sentinel) {
 	}
 }
 
-// events are what a sentinel tells when the primary becomes another server. The first comes from the one that leads the
-// failover as soon as the new primary takes writes, up to seconds before the second: the other replicas come first.
-var events = []string{"+promoted-slave", "+switch-master"}
+// What a sentinel tells of a failover.
+const (
+	eventPromoting = "+failover-state-send-slaveof-noone" // a replica is told to be the primary, by the one that leads the failover
+	eventGivenUp   = "-failover-abort-slave-timeout"      // it has not become it
+	eventPromoted  = "+promoted-slave"                    // it has: told up to seconds before the last, as the other replicas come first
+	eventSwitched  = "+switch-master"                     // told by all sentinels
+)
+
+var events = []string{eventPromoting, eventGivenUp, eventPromoted, eventSwitched}
 
 // listen subscribes, and then asks, as something may have happened before. It returns what went wrong.
 func (w *watch) listen(ctx context.Context, s *sentinel) error {
@@ -312,7 +318,7 @@ func (w *watch) listen(ctx context.Context, s *sentinel) error {
 		switch {
 		case err == nil:
 			silent = false
-			if m, ok := said.(*redis.Message); !ok || !slices.Contains(strings.Fields(m.Payload), w.how.master) {
+			if !w.concerned(said) {
 				continue
 			}
 		case !errors.As(err, &timeout) || !timeout.Timeout() || ctx.Err() != nil:
@@ -330,6 +336,22 @@ func (w *watch) listen(ctx context.Context, s *sentinel) error {
 			return err
 		}
 	}
+}
+
+// concerned reports whether an event is a reason to ask. Whether a failover begins or is given up, nobody can be asked.
+func (w *watch) concerned(said any) bool {
+	m, ok := said.(*redis.Message)
+	if !ok || !slices.Contains(strings.Fields(m.Payload), w.how.master) {
+		return false
+	}
+	switch m.Channel {
+	case eventPromoting:
+		w.primary.hold()
+		return false
+	case eventGivenUp:
+		w.primary.resume()
+	}
+	return true
 }
 
 // introduce finds out what the sentinel calls itself. Old ones do not say.

@@ -160,4 +160,3 @@ func TestAFailoverByHandIsFollowedAndNothingIsLost(t *testing.T) {
 	idle.Close()
 	allGone(t, p)
 }
-
