@@ -183,7 +183,7 @@ func (c *Control) probe(raw []byte) (refusal []byte, err error) {
 		c.hangUp()
 	}
 	if err != nil {
-		return nil, &UnreachableError{c.primary.name(), err}
+		return nil, &UnreachableError{c.primary.String(), err}
 	}
 	if !isError(refusal) {
 		return nil, nil
@@ -206,7 +206,7 @@ func (c *Control) check(j *job) ([]byte, error) {
 		}
 		c.hangUp()
 		if fresh { // otherwise it had been closed while it was idle: try anew
-			return nil, &UnreachableError{c.primary.name(), fmt.Errorf("it closed the connection on AUTH: %w", err)}
+			return nil, &UnreachableError{c.primary.String(), fmt.Errorf("it closed the connection on AUTH: %w", err)}
 		}
 	}
 }

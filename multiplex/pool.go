@@ -202,13 +202,13 @@ func (p *Pool) dialing(key Key, cred credential, kind limits.Kind, done func(*es
 func (p *Pool) note(err error) {
 	if !isUnreachable(err) {
 		if p.backoff.down {
-			p.log.Info("upstream is back", "upstream", p.primary.name())
+			p.log.Info("upstream is back", "upstream", p.primary.String())
 		}
 		p.backoff = backoff{}
 		return
 	}
 	if !p.backoff.down {
-		p.log.Warn("upstream is not available", "upstream", p.primary.name(), "error", err)
+		p.log.Warn("upstream is not available", "upstream", p.primary.String(), "error", err)
 	}
 	p.broken()
 	p.backoff.failed(p.loop.Now(), err)

@@ -85,31 +85,32 @@ func NewPrimary(cfg PrimaryConfig) *Primary {
 	return p
 }
 
-// Addr returns the address that is in use; empty: no sentinel has told one.
-func (p *Primary) Addr() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at.addr
+// PrimaryReport is what an operator is shown of where the upstream is.
+type PrimaryReport struct {
+	Addr      string // in use; empty: no sentinel has told one
+	Watched   bool   // it has sentinels
+	Sentinels int    // that are known
+	Heard     int    // of these, that are being listened to
+	Failovers uint64 // how often the primary has become another server
 }
 
-// name is the address for logs, or whom to ask for it.
-func (p *Primary) name() string {
-	if addr := p.Addr(); addr != "" {
-		return addr
+// Report returns where the upstream is.
+func (p *Primary) Report() PrimaryReport {
+	at, _ := p.place()
+	r := PrimaryReport{Addr: at.addr, Failovers: p.failovers.Load()}
+	if p.watch != nil {
+		r.Watched = true
+		r.Sentinels, r.Heard = p.watch.count()
+	}
+	return r
+}
+
+// String returns the address that is in use, or whom to ask for it.
+func (p *Primary) String() string {
+	if at, _ := p.place(); at.addr != "" {
+		return at.addr
 	}
 	return p.up.addr
-}
-
-// Failovers returns how often the primary has become another server.
-func (p *Primary) Failovers() uint64 { return p.failovers.Load() }
-
-// Watched reports whether the upstream has sentinels, how many are known, and how many of them are being listened to.
-func (p *Primary) Watched() (watched bool, known, heard int) {
-	if p.watch == nil {
-		return false, 0, 0
-	}
-	known, heard = p.watch.count()
-	return true, known, heard
 }
 
 // Find asks the sentinels for the first time. It returns an error if they answer and what they say cannot change by

@@ -13,6 +13,7 @@ type LinkReport struct {
 	Link     *Link // for comparison only
 	Kind     limits.Kind
 	Key      Key
+	Upstream string // the address that it leads to
 	State    string // serving, draining or retiring
 	InFlight int    // requests that have not been answered
 	Opened   time.Time
@@ -25,7 +26,7 @@ var linkStates = [...]string{serving: "serving", draining: "draining", retiring:
 func (p *Pool) Links() []LinkReport {
 	out := make([]LinkReport, 0, len(p.links))
 	for k := range p.links {
-		out = append(out, LinkReport{k, k.kind, k.ctx.Key, linkStates[k.state], k.queue.len(), k.opened})
+		out = append(out, LinkReport{k, k.kind, k.ctx.Key, k.at.addr, linkStates[k.state], k.queue.len(), k.opened})
 	}
 	slices.SortFunc(out, func(a, b LinkReport) int { return cmp.Compare(a.Link.id, b.Link.id) })
 	return out

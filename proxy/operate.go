@@ -157,6 +157,9 @@ func (s *Server) Ready(ctx context.Context) error {
 	default:
 		return errors.New("the proxy is starting")
 	}
+	if s.primary.Report().Addr == "" {
+		return errors.New("no primary is known: no sentinel says where it is")
+	}
 	reply, err := s.askControl(ctx, func(done func([]byte, error)) bool {
 		return s.control.Do(s.cfg.Upstream.Actor(), resp.AppendCommand(nil, "PING"), done)
 	})

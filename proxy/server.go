@@ -339,9 +339,10 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Clients: g.Open, MaxClients: g.Max, Queued: g.Waiting, ClientMemory: s.clientMemory.Load(), Evicted: s.counters.evicted.Load(), Admitted: g.Total, Refused: g.Refused,
 		PoolSize:     s.budget.Size(),
-		PoolTimeouts: s.counters.poolTimeouts.Load(), Lost: s.counters.lost.Load(), Failovers: s.primary.Failovers(),
+		PoolTimeouts: s.counters.poolTimeouts.Load(), Lost: s.counters.lost.Load(),
 	}
-	_, _, st.Sentinels = s.primary.Watched()
+	primary := s.primary.Report()
+	st.Failovers, st.Sentinels = primary.Failovers, primary.Heard
 	for _, k := range []limits.Kind{limits.Lane, limits.Pin, limits.Control} {
 		st.Upstream += s.budget.Open(k)
 		st.Waiting += s.budget.Waiting(k)
