@@ -214,8 +214,14 @@ func (p *Pool) note(err error) {
 	p.backoff.failed(p.loop.Now(), err)
 }
 
-// LastError returns why the upstream could not be reached, the last time it was tried; nil if it was.
-func (p *Pool) LastError() error { return p.backoff.err }
+// LastError returns why the upstream could not be reached, the last time it was tried, or is not to be had at the moment;
+// nil if it was, and is.
+func (p *Pool) LastError() error {
+	if p.backoff.err == nil && p.primary.held.Load() {
+		return &UnreachableError{p.primary.String(), errFailover}
+	}
+	return p.backoff.err
+}
 
 func isUnreachable(err error) bool {
 	var u *UnreachableError

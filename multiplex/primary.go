@@ -36,13 +36,14 @@ type Primary struct {
 	disputed time.Time               // since when sentinels, and only those that know of no later failover, name another; zero: they do not
 	failing  bool                    // the last connection there could not be opened
 	doubted  time.Time               // when the term was last ended by doubt
-	held     context.Context         // done when a failover that has begun is over; nil: there was none at this place
-	release  context.CancelFunc      // ends held
+	holding  context.Context         // done when a failover that has begun is over; nil: there was none at this place
+	release  context.CancelFunc      // ends holding
 
 	// Atomic.
 	term      atomic.Uint64 // the current one
 	since     atomic.Uint64 // the first one at this place
 	failovers atomic.Uint64
+	held      atomic.Bool // a failover has begun, and is not over
 }
 
 // PrimaryConfig is what a Primary is made of. Upstream is required.
@@ -65,6 +66,7 @@ type place struct {
 var (
 	errMoved     = errors.New("the primary is another server now")
 	errNoPrimary = errors.New("it is no primary")
+	errFailover  = errors.New("a failover is under way")
 )
 
 // NewPrimary returns a Primary. With sentinels, Follow has to run.
@@ -190,7 +192,7 @@ func (p *Primary) where() (place, error) {
 func (p *Primary) place() (at place, held context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.at, p.held
+	return p.at, p.holding
 }
 
 func (p *Primary) isFailing() bool {
@@ -233,7 +235,7 @@ func (p *Primary) heard(a answer, from string) bool {
 	p.epoch, p.disputed, p.failing = a.epoch, time.Time{}, false
 	p.at = place{addr: a.addr, term: p.term.Add(1)}
 	p.at.over, p.leave = context.WithCancelCause(context.Background())
-	p.held = nil
+	p.holding = nil
 	p.since.Store(p.at.term)
 	if before != "" {
 		p.failovers.Add(1)
@@ -259,11 +261,13 @@ const holdTime = 3 * time.Second
 // the sentinels fail over leaves it running, and it goes on taking writes for a second or more.
 func (p *Primary) hold() {
 	p.mu.Lock()
-	if p.at.addr == "" || p.held != nil && p.held.Err() == nil {
+	if p.at.addr == "" || p.held.Load() {
 		p.mu.Unlock()
 		return
 	}
-	p.held, p.release = context.WithTimeout(p.at.over, holdTime)
+	p.held.Store(true)
+	p.holding, p.release = context.WithTimeout(p.at.over, holdTime)
+	context.AfterFunc(p.holding, func() { p.held.Store(false) })
 	p.at.term = p.term.Add(1)
 	addr := p.at.addr
 	p.mu.Unlock()
@@ -275,7 +279,7 @@ func (p *Primary) hold() {
 func (p *Primary) resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.held != nil {
+	if p.holding != nil {
 		p.release()
 	}
 }

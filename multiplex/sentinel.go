@@ -28,6 +28,8 @@ const (
 	sentinelPause = 3 * time.Second
 	// sentinelRetry is the longest pause before a sentinel is tried again.
 	sentinelRetry = 5 * time.Second
+	// sentinelForget is how long one that others have told of may be gone until it is not tried any more.
+	sentinelForget = 5 * time.Minute
 	// maxSentinels bounds those that are listened to.
 	maxSentinels = 32
 
@@ -57,6 +59,7 @@ type sentinel struct {
 	// Static after construction.
 	addr   string
 	client *redis.SentinelClient
+	given  bool // in the URL
 
 	// Owned by the goroutine that listens to it.
 	told time.Time // when the log was last told that it cannot be used; zero: it can
@@ -70,7 +73,9 @@ func newWatch(p *Primary, how *watched, logInterval time.Duration) *watch {
 	w := &watch{primary: p, how: how, log: p.log, logInterval: cmp.Or(logInterval, defaultSentinelLog)}
 	for _, addr := range how.sentinels {
 		if !slices.ContainsFunc(w.all, func(s *sentinel) bool { return s.addr == addr }) {
-			w.all = append(w.all, w.newSentinel(addr))
+			s := w.newSentinel(addr)
+			s.given = true
+			w.all = append(w.all, s)
 		}
 	}
 	return w
@@ -260,13 +265,18 @@ func (w *watch) run(ctx context.Context) {
 
 // follow listens to a sentinel until ctx is done, and tries again whenever that fails.
 func (w *watch) follow(ctx context.Context, s *sentinel) {
+	last := time.Now()
 	for try := 0; ; try++ {
 		err := w.listen(ctx, s)
 		if ctx.Err() != nil {
 			return
 		}
 		if s.heard.Swap(false) {
-			try = 0
+			try, last = 0, time.Now()
+		}
+		if !s.given && time.Since(last) > sentinelForget {
+			w.forget(s)
+			return
 		}
 		if now := time.Now(); now.Sub(s.told) >= w.logInterval {
 			s.told = now
@@ -280,6 +290,18 @@ func (w *watch) follow(ctx context.Context, s *sentinel) {
 			return
 		}
 	}
+}
+
+// forget drops a sentinel.
+func (w *watch) forget(s *sentinel) {
+	w.mu.Lock()
+	w.all = slices.DeleteFunc(w.all, func(x *sentinel) bool { return x == s })
+	if w.last == s {
+		w.last = nil
+	}
+	w.mu.Unlock()
+	_ = s.client.Close()
+	w.log.Info("sentinel forgotten: it has been gone for long", "sentinel", s.addr)
 }
 
 // What a sentinel tells of a failover.

@@ -25,8 +25,9 @@ type Watched struct {
 	t testing.TB
 }
 
-// WithSentinels starts a primary, a replica and three sentinels, and waits until they know each other. A primary counts as
-// down after half a second. Arguments are for the primary and the replica.
+// WithSentinels starts a primary, a replica and three sentinels, and waits until they know each other. To the first of them
+// a primary is down after half a second, and to the others after 1.5 s, so that they do not all want to lead the failover:
+// then nobody does, for seconds. Arguments are for the primary and the replica.
 func WithSentinels(t testing.TB, args ...string) *Watched {
 	t.Helper()
 	common := append([]string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"}, args...)
@@ -40,8 +41,8 @@ func WithSentinels(t testing.TB, args ...string) *Watched {
 		info, err := w.B.Client().Info(context.Background(), "replication").Result()
 		return err == nil && strings.Contains(info, "master_link_status:up")
 	})
-	for range 3 {
-		w.Sentinels = append(w.Sentinels, startSentinel(t, a))
+	for _, downAfter := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond} {
+		w.Sentinels = append(w.Sentinels, startSentinel(t, a, downAfter))
 	}
 	for _, s := range w.Sentinels {
 		w.await("the sentinels know everybody", func() bool {
@@ -119,7 +120,7 @@ type Sentinel struct {
 }
 
 // startSentinel starts a sentinel that watches a primary, and ends it when the test ends.
-func startSentinel(t testing.TB, primary *Server) *Sentinel {
+func startSentinel(t testing.TB, primary *Server, downAfter time.Duration) *Sentinel {
 	t.Helper()
 	host, port, err := net.SplitHostPort(primary.Addr())
 	if err != nil {
@@ -132,8 +133,9 @@ func startSentinel(t testing.TB, primary *Server) *Sentinel {
 	}
 	dir := socketDir(t)
 	s.conf = filepath.Join(dir, "sentinel.conf")
-	conf := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\nsentinel monitor %s %s %s 2\n"+
-		"sentinel down-after-milliseconds %[3]s 500\nsentinel failover-timeout %[3]s 2000\n", own, dir, MasterName, host, port)
+	conf := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\nsentinel monitor %s %s %s 1\n"+
+		"sentinel down-after-milliseconds %[3]s %[6]d\nsentinel failover-timeout %[3]s 2000\n",
+		own, dir, MasterName, host, port, downAfter.Milliseconds())
 	if err := os.WriteFile(s.conf, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
