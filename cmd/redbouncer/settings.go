@@ -40,7 +40,7 @@ type settings struct {
 	Timeout                 value[seconds]      `name:"timeout" default:"${timeout}" placeholder:"TIME" group:"clients" help:"Close a client that has been idle for so long. 0 is never."`
 	TransactionTimeout      value[seconds]      `name:"transaction-timeout" default:"${transaction_timeout}" placeholder:"TIME" group:"clients" help:"Close a client silent for so long in a transaction. 0 is never."`
 
-	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
+	Upstream        value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis[s]://, unix:// or redis[s]+sentinel:// URL, or embedded."`
 	PoolSize        value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
 	PoolTimeout     value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
 	UpstreamTimeout value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`
