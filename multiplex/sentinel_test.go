@@ -3,6 +3,7 @@ package multiplex
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -119,7 +120,7 @@ func TestTheConnectionsOfAnEarlierPlaceAreOverAtOnce(t *testing.T) {
 		t.Errorf("term %d", got)
 	}
 	p.heard(answer{"b:1", 2}, "s")
-	if context.Cause(at.over) != errMoved {
+	if !errors.Is(context.Cause(at.over), errMoved) {
 		t.Errorf("over: %v", context.Cause(at.over))
 	}
 }
@@ -193,9 +194,10 @@ func TestAnUpstreamThatIsANameIsLookedUpForEachConnection(t *testing.T) {
 	served := make(chan struct{})
 	go func() { defer close(served); names.serve() }()
 	up := parse(t, "redis://primary.example:1")
-	up.resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "udp", conn.LocalAddr().String())
 	}}
+	up.resolver = func() *net.Resolver { return resolver }
 	p := NewPrimary(PrimaryConfig{Upstream: up, Log: slog.New(slog.DiscardHandler)})
 	for _, address := range [][4]byte{{127, 0, 0, 1}, {127, 0, 0, 2}} {
 		names.address.Store(&address)

@@ -30,9 +30,9 @@ type Upstream struct {
 	password string
 	db       int
 	tls      *tls.Config
-	watched  *watched      // nil: it is at addr; otherwise addr says whom to ask
-	resolver *net.Resolver // for tests; nil: the usual one
-	host     string        // this machine, as it appears in the names of our connections
+	watched  *watched             // nil: it is at addr; otherwise addr says whom to ask
+	resolver func() *net.Resolver // for tests; nil: the usual one
+	host     string               // this machine, as it appears in the names of our connections
 }
 
 // ParseUpstream reads an upstream's URL: redis://, rediss:// (TLS) or unix://, with user, password and database,
@@ -167,7 +167,10 @@ func hangUp(nc net.Conn) {
 }
 
 func (u *Upstream) connect(ctx context.Context) (net.Conn, error) {
-	d := net.Dialer{Resolver: u.resolver, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	if u.resolver != nil {
+		d.Resolver = u.resolver()
+	}
 	if u.tls != nil {
 		return (&tls.Dialer{NetDialer: &d, Config: u.tls}).DialContext(ctx, u.network, u.addr)
 	}
