@@ -25,7 +25,7 @@ const (
 	// are asked.
 	sentinelTimeout = time.Second
 	// sentinelPause is how often a sentinel from which nothing is heard is asked.
-	sentinelPause = 3 * time.Second
+	sentinelPause = 2 * time.Second
 	// sentinelRetry is the longest pause before a sentinel is tried again.
 	sentinelRetry = 5 * time.Second
 	// sentinelForget is how long one that others have told of may be gone until it is not tried any more.

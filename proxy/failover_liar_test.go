@@ -115,6 +115,8 @@ func TestAReplicaIsNotTakenForThePrimaryWhateverSentinelsSay(t *testing.T) {
 	}
 	l.say(b.Addr(), 3)
 	expect(t, proxytest.Dial(t, b.Addr()), "REPLICAOF NO ONE", "+OK\r\n")
+	proxytest.Dial(t, a.Addr()).Do("CLIENT", "KILL", "TYPE", "normal")
+	c.Do("GET", "k") // it is asked for the new lane
 	awaitFailover(t, p, 2)
 	expect(t, c, "SET k x", "+OK\r\n")
 	expect(t, proxytest.Dial(t, a.Addr()), "GET k", "$1\r\nw\r\n")

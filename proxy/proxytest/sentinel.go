@@ -26,9 +26,10 @@ type Watched struct {
 }
 
 // WithSentinels starts a primary, a replica and three sentinels, and waits until they know each other. To the first of them
-// a primary is down after half a second, and to the others after 1.5 s, so that they do not all want to lead the failover:
-// then nobody does, for seconds. Arguments are for the primary and the replica.
-func WithSentinels(t testing.TB, args ...string) *Watched {
+// a primary is down when it has not answered for downAfter, and to the others a second later, so that they do not all want
+// to lead the failover: then nobody does, for seconds. Zero is for tests in which nothing dies: no failover but by hand,
+// however busy the machine is. Arguments are for the primary and the replica.
+func WithSentinels(t testing.TB, downAfter time.Duration, args ...string) *Watched {
 	t.Helper()
 	common := append([]string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"}, args...)
 	a := Redis(t, common...)
@@ -37,12 +38,17 @@ func WithSentinels(t testing.TB, args ...string) *Watched {
 		t.Fatal(err)
 	}
 	w := &Watched{A: a, B: Redis(t, append(common, "--replicaof", host, port)...), t: t}
+	// A replica says that it is in step up to a second before the primary begins to tell it of writes.
+	ctx := context.Background()
 	w.await("the replica is in step", func() bool {
-		info, err := w.B.Client().Info(context.Background(), "replication").Result()
-		return err == nil && strings.Contains(info, "master_link_status:up")
+		return a.Client().Incr(ctx, "probe").Err() == nil && w.B.Client().Get(ctx, "probe").Err() == nil
 	})
-	for _, downAfter := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond} {
-		w.Sentinels = append(w.Sentinels, startSentinel(t, a, downAfter))
+	a.Client().Del(ctx, "probe")
+	if downAfter == 0 {
+		downAfter = time.Minute
+	}
+	w.Sentinels = []*Sentinel{
+		startSentinel(t, a, downAfter), startSentinel(t, a, downAfter+time.Second), startSentinel(t, a, downAfter+time.Second),
 	}
 	for _, s := range w.Sentinels {
 		w.await("the sentinels know everybody", func() bool {
@@ -133,9 +139,10 @@ func startSentinel(t testing.TB, primary *Server, downAfter time.Duration) *Sent
 	}
 	dir := socketDir(t)
 	s.conf = filepath.Join(dir, "sentinel.conf")
-	conf := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\nsentinel monitor %s %s %s 1\n"+
-		"sentinel down-after-milliseconds %[3]s %[6]d\nsentinel failover-timeout %[3]s 2000\n",
-		own, dir, MasterName, host, port, downAfter.Milliseconds())
+	conf := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\n", own, dir) +
+		fmt.Sprintf("sentinel monitor %s %s %s 1\n", MasterName, host, port) +
+		fmt.Sprintf("sentinel down-after-milliseconds %s %d\n", MasterName, downAfter.Milliseconds()) +
+		fmt.Sprintf("sentinel failover-timeout %s 2000\n", MasterName)
 	if err := os.WriteFile(s.conf, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -170,9 +177,10 @@ func (s *Sentinel) Start() {
 	s.mu.Lock()
 	s.proc = p
 	s.mu.Unlock()
-	// They talk to each other more often than they do by default, so that tests are quick. Servers before 7.0 cannot.
+	// They talk to each other more often than they do by default, so that tests are quick. Servers before 7.0 cannot. What a
+	// replica has said is good for five PING periods, and while a primary is down replicas are asked once a second.
 	ctx := context.Background()
-	_ = s.Client().Process(ctx, redis.NewStatusCmd(ctx, "SENTINEL", "DEBUG", "INFO-PERIOD", "200", "PING-PERIOD", "100",
+	_ = s.Client().Process(ctx, redis.NewStatusCmd(ctx, "SENTINEL", "DEBUG", "INFO-PERIOD", "200", "PING-PERIOD", "400",
 		"ASK-PERIOD", "100", "PUBLISH-PERIOD", "200"))
 }
 
