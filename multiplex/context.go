@@ -204,7 +204,7 @@ func (c *Context) resendExpired() {
 	c.expire = nil
 	err := c.pool.LastError()
 	if err == nil {
-		err = &UnreachableError{c.pool.up.addr, errHungUp}
+		err = &UnreachableError{c.pool.primary.String(), errHungUp}
 	}
 	c.failResend(err)
 }

@@ -3,6 +3,7 @@ package multiplex
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -26,23 +27,23 @@ import (
 // Nothing is cached: each check is the upstream's answer at that moment.
 type Control struct {
 	// Static after construction.
-	up     *Upstream
-	budget *limits.Budget
-	jobs   chan *job
-	stop   chan struct{}
-	done   chan struct{}
+	up      *Upstream
+	primary *Primary
+	budget  *limits.Budget
+	jobs    chan *job
+	stop    chan struct{}
+	done    chan struct{}
 
 	// Atomic.
 	timeout atomic.Int64 // a time.Duration
-
-	// Atomic.
-	stale atomic.Bool // the connection is to be replaced
+	stale   atomic.Bool  // the connection is to be replaced
 
 	// Owned by Run.
 	nc    net.Conn
 	r     *bufio.Reader
 	who   Actor // whom the connection acts as; zero: nobody knows
 	fresh bool  // nothing has been sent since the handshake
+	at    place // where the connection leads
 }
 
 // Actor is whom a command on the control connection is run as: a user, by the password that the upstream accepted
@@ -73,9 +74,9 @@ var ErrLost = errors.New("upstream connection lost with a command in flight")
 
 // NewControl returns a Control that does nothing until Run is called. Timeout bounds how long a job waits for its turn
 // and for the upstream.
-func NewControl(up *Upstream, budget *limits.Budget, timeout time.Duration) *Control {
+func NewControl(primary *Primary, budget *limits.Budget, timeout time.Duration) *Control {
 	c := &Control{
-		up: up, budget: budget, jobs: make(chan *job, maxJobs), stop: make(chan struct{}), done: make(chan struct{}),
+		up: primary.up, primary: primary, budget: budget, jobs: make(chan *job, maxJobs), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	c.SetTimeout(timeout)
 	return c
@@ -138,6 +139,7 @@ func (c *Control) Run() {
 			if c.stale.Swap(false) {
 				c.hangUp()
 			}
+			c.leaveOutdated()
 			j.done(c.work(j))
 			// Without a slot of its own, the connection makes room for the clients' again.
 			if c.budget.Size() < 3 && len(c.jobs) == 0 {
@@ -198,7 +200,7 @@ func (c *Control) probe(raw []byte) (refusal []byte, err error) {
 		c.hangUp()
 	}
 	if err != nil {
-		return nil, &UnreachableError{c.up.addr, err}
+		return nil, &UnreachableError{c.primary.String(), err}
 	}
 	if !isError(refusal) {
 		return nil, nil
@@ -221,7 +223,7 @@ func (c *Control) check(j *job) ([]byte, error) {
 		}
 		c.hangUp()
 		if fresh { // otherwise it had been closed while it was idle: try anew
-			return nil, &UnreachableError{c.up.addr, fmt.Errorf("it closed the connection on AUTH: %w", err)}
+			return nil, &UnreachableError{c.primary.String(), fmt.Errorf("it closed the connection on AUTH: %w", err)}
 		}
 	}
 }
@@ -271,10 +273,19 @@ func (c *Control) turnInto(as Actor) error {
 // errOtherUser says that nothing but a new connection is nobody in particular.
 var errOtherUser = errors.New("the connection acts as another user")
 
+// leaveOutdated closes the connection if its term has ended.
+func (c *Control) leaveOutdated() {
+	if c.nc != nil && c.at.term < c.primary.term.Load() {
+		c.hangUp()
+	}
+}
+
 // ask sends a command and returns the reply.
 func (c *Control) ask(raw []byte) ([]byte, error) {
 	c.fresh = false
-	_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
+	nc := c.nc
+	_ = nc.SetDeadline(time.Now().Add(handshakeTimeout))
+	defer context.AfterFunc(c.at.over, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })()
 	if _, err := c.nc.Write(raw); err != nil {
 		return nil, err
 	}
@@ -293,9 +304,9 @@ func (c *Control) connect(as Actor, deadline time.Time) error {
 	}
 	var pause backoff
 	for {
-		est, err := c.up.dial(Key{RESP: as.RESP}, &as.cred, limits.Control)
+		est, err := c.primary.dial(Key{RESP: as.RESP}, &as.cred, limits.Control)
 		if err == nil {
-			c.nc, c.r, c.who, c.fresh = est.nc, bufio.NewReader(est.nc), as, true
+			c.nc, c.r, c.who, c.fresh, c.at = est.nc, bufio.NewReader(est.nc), as, true, est.at
 			return nil
 		}
 		pause.failed(time.Now(), err)

@@ -29,7 +29,7 @@ type desk struct {
 func newDesk(t *testing.T, cfg settings, timeout time.Duration) *desk {
 	t.Helper()
 	s := newStage(t, cfg)
-	d := &desk{s, multiplex.NewControl(s.up, s.budget, timeout)}
+	d := &desk{s, multiplex.NewControl(multiplex.NewPrimary(multiplex.PrimaryConfig{Upstream: s.up}), s.budget, timeout)}
 	ended := make(chan struct{})
 	go d.run(ended)
 	t.Cleanup(func() {

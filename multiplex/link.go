@@ -92,6 +92,7 @@ type Link struct {
 	canEcho bool
 	id      uint64
 	opened  time.Time
+	at      place
 
 	// Owned by the loop.
 	kind    limits.Kind
@@ -132,8 +133,10 @@ func (k *Link) Hello() []byte { return k.hello }
 
 // HelloField returns a field of the upstream's reply to HELLO that is a bulk string, such as "version"; nil if there is
 // none.
-func (k *Link) HelloField(name string) []byte {
-	_, rest, ok := bytes.Cut(k.hello, resp.AppendBulk(nil, name))
+func (k *Link) HelloField(name string) []byte { return helloField(k.hello, name) }
+
+func helloField(hello []byte, name string) []byte {
+	_, rest, ok := bytes.Cut(hello, resp.AppendBulk(nil, name))
 	if !ok || len(rest) == 0 || rest[0] != '$' {
 		return nil
 	}
@@ -254,7 +257,11 @@ func (k *Link) dataCounted(b []byte) {
 		return k.state <= draining // a pin's owner may have given it up
 	}
 	for pos := 0; pos < len(b); {
+		begins := k.framer.Between()
 		n, done, err := k.framer.Next(b[pos:])
+		if begins && b[pos] == '-' {
+			k.listen(b[pos : pos+n])
+		}
 		if err != nil {
 			deliver(pos)
 			k.broke(err)

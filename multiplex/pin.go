@@ -21,7 +21,7 @@ type PinRequest struct {
 // cancelled. Requests are served in the order in which they come; while the upstream is gone they wait.
 func (p *Pool) AcquirePin(c *Context, owner Client, done func(*Link, error)) (*Link, *PinRequest) {
 	for i := len(p.idle) - 1; i >= 0; i-- {
-		if k := p.idle[i]; k.ctx.Key == c.Key {
+		if k := p.idle[i]; k.ctx.Key == c.Key && !k.outdated() {
 			p.idle = append(p.idle[:i], p.idle[i+1:]...)
 			k.owner = owner
 			return k, nil
@@ -112,7 +112,7 @@ func (p *Pool) ReleasePin(k *Link) {
 		return
 	}
 	k.owner, k.frames, k.raw, k.used = nil, nil, nil, p.loop.Now()
-	if k.stale || k.queue.len() > 0 || k.send.pending() || !k.framer.Between() {
+	if k.stale || k.queue.len() > 0 || k.send.pending() || !k.framer.Between() || k.outdated() {
 		k.retire()
 		return
 	}

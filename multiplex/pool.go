@@ -15,6 +15,8 @@ import (
 type Config struct {
 	Loop     *eventloop.Loop
 	Upstream *Upstream
+	// Primary knows where the upstream is, and is shared by the pools of all loops. Nil: the pool has one of its own.
+	Primary *Primary
 	// Budget is shared by the pools of all loops.
 	Budget *limits.Budget
 	// UpstreamTimeout bounds how long a request that is to be sent again waits for an upstream that is gone.
@@ -47,6 +49,7 @@ type Pool struct {
 	// Static after construction.
 	loop            *eventloop.Loop
 	up              *Upstream
+	primary         *Primary
 	budget          *limits.Budget
 	responseTimeout time.Duration
 	pushed          func(*Context, []byte)
@@ -94,6 +97,9 @@ func NewPool(cfg Config) *Pool {
 		pinQueue: map[*limits.Request]*PinRequest{},
 	}
 	p.creds[""] = p.up.credential()
+	if p.primary = cfg.Primary; p.primary == nil {
+		p.primary = NewPrimary(PrimaryConfig{Upstream: p.up, Log: p.log, Changed: func() { p.loop.Post(p.Follow) }})
+	}
 	if p.opened == nil {
 		p.opened = func() {}
 	}
@@ -196,7 +202,7 @@ func (p *Pool) dial(c *Context, kind limits.Kind, done func(*established, error)
 }
 
 func (p *Pool) dialing(key Key, cred credential, kind limits.Kind, done func(*established, error)) {
-	est, err := p.up.dial(key, &cred, kind)
+	est, err := p.primary.dial(key, &cred, kind)
 	posted := p.loop.Post(func() {
 		p.note(err)
 		done(est, err)
@@ -210,20 +216,26 @@ func (p *Pool) dialing(key Key, cred credential, kind limits.Kind, done func(*es
 func (p *Pool) note(err error) {
 	if !isUnreachable(err) {
 		if p.backoff.down {
-			p.log.Info("upstream is back", "upstream", p.up.addr)
+			p.log.Info("upstream is back", "upstream", p.primary.String())
 		}
 		p.backoff = backoff{}
 		return
 	}
 	if !p.backoff.down {
-		p.log.Warn("upstream is not available", "upstream", p.up.addr, "error", err)
+		p.log.Warn("upstream is not available", "upstream", p.primary.String(), "error", err)
 	}
 	p.broken()
 	p.backoff.failed(p.loop.Now(), err)
 }
 
-// LastError returns why the upstream could not be reached, the last time it was tried; nil if it was.
-func (p *Pool) LastError() error { return p.backoff.err }
+// LastError returns why the upstream could not be reached, the last time it was tried, or is not to be had at the moment;
+// nil if it was, and is.
+func (p *Pool) LastError() error {
+	if p.backoff.err == nil && p.primary.held.Load() {
+		return &UnreachableError{p.primary.String(), errFailover}
+	}
+	return p.backoff.err
+}
 
 func isUnreachable(err error) bool {
 	var u *UnreachableError
@@ -236,18 +248,21 @@ func (p *Pool) newLink(est *established, c *Context, kind limits.Kind) (*Link, e
 	p.serial++
 	k := &Link{
 		pool: p, ctx: c, kind: kind, name: est.name, hello: est.hello, unauth: est.unauth, canEcho: est.canEcho,
-		id: p.serial, used: p.loop.Now(), opened: p.loop.Now(), since: p.loop.Now(),
+		id: p.serial, used: p.loop.Now(), opened: p.loop.Now(), since: p.loop.Now(), at: est.at,
 	}
 	k.send.spare = &p.spare
 	conn, err := p.loop.Adopt(est.nc, k, true)
 	if err != nil {
-		err = &UnreachableError{p.up.addr, err}
+		err = &UnreachableError{est.at.addr, err}
 		p.note(err)
 		return nil, err
 	}
 	k.conn = conn
 	p.links[k] = struct{}{}
 	p.connects.Add(1)
+	if k.outdated() {
+		p.loop.Post(p.Follow) // the last one may have come before this connection did
+	}
 	if c.User == "" {
 		p.met, p.unauth = true, est.unauth
 	}

@@ -13,6 +13,7 @@ type LinkReport struct {
 	Link     *Link // for comparison only
 	Kind     limits.Kind
 	Key      Key
+	Upstream string        // the address that it leads to
 	State    string        // serving, draining or retiring
 	InFlight int           // requests that have not been answered
 	Silence  time.Duration // for how long an answer has been due, without a word
@@ -26,7 +27,7 @@ var linkStates = [...]string{serving: "serving", draining: "draining", retiring:
 func (p *Pool) Links() []LinkReport {
 	out := make([]LinkReport, 0, len(p.links))
 	for k := range p.links {
-		out = append(out, LinkReport{k, k.kind, k.ctx.Key, linkStates[k.state], k.queue.len(), k.silence(), k.opened})
+		out = append(out, LinkReport{k, k.kind, k.ctx.Key, k.at.addr, linkStates[k.state], k.queue.len(), k.silence(), k.opened})
 	}
 	slices.SortFunc(out, func(a, b LinkReport) int { return cmp.Compare(a.Link.id, b.Link.id) })
 	return out

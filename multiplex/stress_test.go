@@ -299,7 +299,7 @@ func stress(t *testing.T, size int, streams bool, duration time.Duration) {
 	for n := range size/4 + 1 { // two loops for the largest
 		crowds = append(crowds, newCrowd(t, n, streams, up, budget))
 	}
-	control := multiplex.NewControl(up, budget, patience)
+	control := multiplex.NewControl(multiplex.NewPrimary(multiplex.PrimaryConfig{Upstream: up}), budget, patience)
 	var running sync.WaitGroup
 	running.Go(control.Run)
 	for _, x := range crowds {

@@ -30,22 +30,33 @@ type Upstream struct {
 	user     string
 	password string
 	db       int
-	tls      *tls.Config  // nil: connections are not encrypted
-	certs    *certs.Store // nil: tls is all there is to say; see WithTLS
-	host     string       // this machine, as it appears in the names of our connections
+	tls      *tls.Config          // nil: connections are not encrypted
+	certs    *certs.Store         // nil: tls is all there is to say; see WithTLS
+	watched  *watched             // nil: it is at addr; otherwise addr says whom to ask
+	resolver func() *net.Resolver // for tests; nil: the usual one
+	host     string               // this machine, as it appears in the names of our connections
 }
 
 // ParseUpstream reads an upstream's URL: redis://, rediss:// (TLS) or unix://, with user, password and database,
-// as go-redis reads them.
+// as go-redis reads them; or redis+sentinel://[user:password@]host:port,host:port/master[/db] (rediss+sentinel:// with
+// TLS), where the sentinels say who the primary is.
 func ParseUpstream(raw string) (*Upstream, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	if rest, secure, ok := cutSentinelScheme(raw); ok {
+		u, err := parseSentinelURL(rest, secure)
+		if err != nil {
+			return nil, fmt.Errorf("want redis+sentinel://[user:password@]host:port,host:port/master[/db]: %w", err)
+		}
+		u.host = nameable(host)
+		return u, nil
+	}
 	opt, err := redis.ParseURL(raw)
 	if err != nil {
 		return nil, fmt.Errorf("want redis://[user:password@]host:port/db, rediss://... or unix://path: %w",
 			withoutSecrets(err))
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
 	}
 	return &Upstream{
 		network: opt.Network, addr: opt.Addr, user: opt.Username, password: opt.Password, db: opt.DB,
@@ -123,23 +134,27 @@ type established struct {
 	unauth  bool   // the upstream wants authentication, and this connection has none
 	canEcho bool   // this user may use ECHO
 	name    string
+	at      place
 }
 
-// dial opens a connection and brings it into the state that key names. Credentials are those of key's user.
-func (u *Upstream) dial(key Key, cred *credential, kind limits.Kind) (*established, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
-	defer cancel()
+// dial opens a connection and brings it into the state that key names, if that is done before ctx is. Credentials are those
+// of key's user.
+func (u *Upstream) dial(ctx context.Context, key Key, cred *credential, kind limits.Kind) (*established, error) {
 	nc, err := u.connect(ctx)
 	if err != nil {
 		return nil, &UnreachableError{u.addr, err}
 	}
-	_ = nc.SetDeadline(time.Now().Add(handshakeTimeout))
+	onTime := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	est := &established{nc: nc, name: "redbouncer:" + u.host + ":" + kind.String()}
 	if err := u.handshake(est, key, cred, kind); err != nil {
+		onTime()
 		hangUp(nc)
 		return nil, err
 	}
-	_ = nc.SetDeadline(time.Time{})
+	if !onTime() {
+		hangUp(nc)
+		return nil, &UnreachableError{u.addr, context.Cause(ctx)}
+	}
 	return est, nil
 }
 
@@ -155,6 +170,9 @@ func hangUp(nc net.Conn) {
 
 func (u *Upstream) connect(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	if u.resolver != nil {
+		d.Resolver = u.resolver()
+	}
 	if u.tls != nil {
 		return (&tls.Dialer{NetDialer: &d, Config: u.tlsConfig()}).DialContext(ctx, u.network, u.addr)
 	}

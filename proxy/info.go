@@ -89,7 +89,13 @@ func (s *Server) proxySection(replaced map[string]string) string {
 	field("redbouncer_version", s.cfg.Version)
 	field("redbouncer_process_id", os.Getpid())
 	field("redbouncer_uptime_in_seconds", int(time.Since(s.started)/time.Second))
-	field("upstream", s.cfg.Upstream)
+	primary := s.primary.Report()
+	field("upstream", s.primary)
+	if primary.Watched {
+		field("upstream_sentinels", primary.Sentinels)
+		field("upstream_sentinels_heard", primary.Heard)
+		field("upstream_failovers", primary.Failovers)
+	}
 	field("pool_size", s.budget.Size())
 	field("upstream_connections", lanes+pins+control)
 	field("lanes", lanes)

@@ -199,7 +199,12 @@ func (s *Server) Ready(ctx context.Context) error {
 		return nil
 	}
 	begun := time.Now().UnixNano()
-	err := s.askUpstream(ctx)
+	var err error
+	if s.primary.Report().Addr == "" {
+		err = errors.New("no primary is known: no sentinel says where it is")
+	} else {
+		err = s.askUpstream(ctx)
+	}
 	var refused *multiplex.ReplyError
 	switch {
 	case err == nil: // even an error is an answer: a script may run, or clients have to authenticate
@@ -212,7 +217,7 @@ func (s *Server) Ready(ctx context.Context) error {
 		return err
 	}
 	s.silent.CompareAndSwap(0, begun)
-	if silent := time.Since(time.Unix(0, s.silent.Load())); silent < s.cfg.UpstreamTimeout {
+	if silent := time.Since(time.Unix(0, s.silent.Load())); silent < s.current.Load().UpstreamTimeout {
 		return nil
 	}
 	return err

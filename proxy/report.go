@@ -47,6 +47,7 @@ type LaneReport struct {
 	ID       int64 // the upstream's id of the connection; 0: it has not said
 	User     string
 	DB, RESP int
+	Upstream string        // the address that it leads to
 	State    string        // serving, draining or retiring
 	Sessions int           // clients that use it
 	InFlight int           // commands that have not been answered
@@ -60,6 +61,7 @@ type PinReport struct {
 	ID       int64 // the upstream's id of the connection; 0: it has not said
 	User     string
 	DB, RESP int
+	Upstream string // the address that it leads to
 	State    string // serving or retiring
 	Holder   int64  // the client's id; 0: no client in particular
 	Remote   string // the client's address
@@ -84,6 +86,10 @@ type PoolReport struct {
 	PoolTimeouts         uint64 // commands refused because no connection came free in time
 	Connects             uint64 // connections opened since the start, but for the control connection
 	Lost                 uint64 // connections that broke
+	Addr                 string // of the upstream that is in use; empty: no sentinel has told one
+	Failovers            uint64 // how often the primary has become another server
+	Sentinels            int    // that are known
+	SentinelsHeard       int    // of these, that are being listened to
 }
 
 // WaiterReport is what an operator is shown of somebody in the queue of a rule.
@@ -280,7 +286,7 @@ func (s *Server) Lanes(ctx context.Context) ([]LaneReport, error) {
 			}
 			id, _ := upstreamID(l.Link)
 			out = append(out, LaneReport{
-				Loop: w.index, ID: id, User: w.userOf(l.Key), DB: l.Key.DB, RESP: int(l.Key.RESP), State: l.State,
+				Loop: w.index, ID: id, User: w.userOf(l.Key), DB: l.Key.DB, RESP: int(l.Key.RESP), State: l.State, Upstream: l.Upstream,
 				Sessions: sessions[l.Link], InFlight: l.InFlight, Silence: l.Silence, Age: w.loop.Now().Sub(l.Opened),
 			})
 		}
@@ -313,7 +319,7 @@ func (w *worker) reportPins() []PinReport {
 		}
 		r.ID, _ = upstreamID(l.Link)
 		r.Loop, r.User, r.DB, r.RESP, r.State = w.index, w.userOf(l.Key), l.Key.DB, int(l.Key.RESP), l.State
-		r.InFlight, r.Age = l.InFlight, w.loop.Now().Sub(l.Opened)
+		r.Upstream, r.InFlight, r.Age = l.Upstream, l.InFlight, w.loop.Now().Sub(l.Opened)
 		out = append(out, r)
 	}
 	return out
@@ -340,7 +346,7 @@ func (w *worker) pinHolders() map[*multiplex.Link]PinReport {
 
 // Pool returns how the upstream connections stand.
 func (s *Server) Pool(ctx context.Context) (PoolReport, error) {
-	b := s.budget
+	b, primary := s.budget, s.primary.Report()
 	r := PoolReport{
 		State: s.State(), PauseLeft: s.op.left(), Upstream: "up",
 		Size:  b.Size(),
@@ -348,6 +354,7 @@ func (s *Server) Pool(ctx context.Context) (PoolReport, error) {
 		Pins: b.Open(limits.Pin), PinsWaiting: b.Waiting(limits.Pin),
 		Control: b.Open(limits.Control), ControlWait: b.Waiting(limits.Control),
 		PoolTimeouts: s.counters.poolTimeouts.Load(),
+		Addr:         primary.Addr, Failovers: primary.Failovers, Sentinels: primary.Sentinels, SentinelsHeard: primary.Heard,
 	}
 	for _, w := range s.workers {
 		r.Connects += w.pool.Connects()

@@ -39,6 +39,7 @@ type Server struct {
 	resolver   *peer.Resolver
 	guesses    *limits.Guesses
 	budget     *limits.Budget
+	primary    *multiplex.Primary
 	control    *multiplex.Control
 	learner    *learner
 	certs      *certs.Store // of TLS listeners; nil: there are none
@@ -127,7 +128,13 @@ func New(cfg Config) (*Server, error) {
 	s.maxMemory.Store(cfg.MaxMemoryClients)
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
-	s.control = multiplex.NewControl(cfg.Upstream, s.budget, max(cfg.UpstreamTimeout, connectTime))
+	s.primary = multiplex.NewPrimary(multiplex.PrimaryConfig{
+		Upstream: cfg.Upstream, Changed: s.renew, LogInterval: cfg.LogInterval, Log: cfg.Log,
+	})
+	if err := s.primary.Find(); err != nil {
+		return nil, &ConfigError{"upstream", cfg.Upstream.String(), err.Error()}
+	}
+	s.control = multiplex.NewControl(s.primary, s.budget, max(cfg.UpstreamTimeout, connectTime))
 	for range cfg.Loops {
 		w, err := newWorker(s)
 		if err != nil {
@@ -224,6 +231,13 @@ func (s *Server) nudge() {
 	}
 }
 
+// renew has every loop give up connections that may not lead to the primary any more.
+func (s *Server) renew() {
+	for _, w := range s.workers {
+		w.loop.Post(w.pool.Follow)
+	}
+}
+
 // onAll runs f on every loop, soon, and returns what to wait for until it has been run; not on a loop, and not once
 // the loops have been told to stop. Of two calls, all loops see the same one first.
 func (s *Server) onAll(f func(*worker)) *sync.WaitGroup {
@@ -246,6 +260,7 @@ func (s *Server) Run(ctx context.Context) error {
 	running.Go(func() error { s.control.Run(); return nil })
 	running.Go(func() error { s.resolver.Run(); return nil })
 	keeping, stopKeeping := context.WithCancel(context.Background())
+	running.Go(func() error { s.primary.Follow(keeping); return nil })
 	kept := make(chan struct{})
 	go s.keepUntil(keeping, kept)
 	for _, w := range s.workers {
@@ -372,6 +387,8 @@ type Stats struct {
 	PoolTimeouts uint64 // commands refused because no upstream connection came free in time
 	Lost         uint64 // clients closed because their upstream connection broke
 	LostUpstream uint64 // upstream connections that broke
+	Failovers    uint64 // how often the primary has become another server
+	Sentinels    int    // that are listened to
 }
 
 // Stats collects the counters. It may be called from any goroutine, but not from a loop, while Run runs.
@@ -382,6 +399,8 @@ func (s *Server) Stats() Stats {
 		PoolSize:     s.budget.Size(),
 		PoolTimeouts: s.counters.poolTimeouts.Load(), Lost: s.counters.lost.Load(),
 	}
+	primary := s.primary.Report()
+	st.Failovers, st.Sentinels = primary.Failovers, primary.Heard
 	for _, k := range []limits.Kind{limits.Lane, limits.Pin, limits.Control} {
 		st.Upstream += s.budget.Open(k)
 		st.Waiting += s.budget.Waiting(k)

@@ -86,7 +86,7 @@ func newWorker(s *Server) (*worker, error) {
 	}
 	w.loop = loop
 	w.pool = multiplex.NewPool(multiplex.Config{
-		Loop: loop, Upstream: s.cfg.Upstream, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
+		Loop: loop, Upstream: s.cfg.Upstream, Primary: s.primary, Budget: s.budget, UpstreamTimeout: s.cfg.UpstreamTimeout, Log: s.cfg.Log,
 		ResponseTimeout: s.cfg.UpstreamResponseTimeout, Excused: func() bool { return w.pause != nil },
 		Pushed: w.trackingPushed, Untracked: w.untracked,
 		Opened: func() { w.curious = true }, Broken: s.learner.changed,

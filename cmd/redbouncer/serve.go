@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/admin"
@@ -29,6 +32,7 @@ func serve(inv *invocation, stderr io.Writer) error {
 	for _, name := range inv.stray {
 		log.Warn("the environment has a variable that is not a setting", "variable", name)
 	}
+	redis.SetLogger(libraryLog{log})
 	ctx, stop := stopOnSignal(log)
 	defer stop.close()
 	reloads := newReloader(inv, log, &level)
@@ -61,6 +65,14 @@ func serve(inv *invocation, stderr io.Writer) error {
 	operators.Attach(admin.Backends{Proxy: server, Limits: server, Ledger: server.Ledger(), Settings: reloads})
 	operators.Start()
 	return server.Run(ctx)
+}
+
+// libraryLog is what go-redis says of its connections to sentinels. What matters of it is logged by whoever has them.
+type libraryLog struct{ log *slog.Logger }
+
+// Printf implements go-redis's logger.
+func (l libraryLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
 }
 
 // stopper turns the first SIGTERM or SIGINT into the end of a context, and the second into the end of the

@@ -52,7 +52,7 @@ type settings struct {
 	TLSAuthClientsUser value[certUser]     `name:"tls-auth-clients-user" default:"${tls_auth_clients_user}" placeholder:"FIELD" group:"tls" help:"The field of a certificate that names the ACL user: CN or off."`
 	TLSProtocols       value[protocols]    `name:"tls-protocols" default:"TLSv1.2 TLSv1.3" placeholder:"LIST" group:"tls" help:"Versions that clients may speak, separated by spaces."`
 
-	Upstream                value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis://, rediss:// or unix:// URL, or embedded to try it out."`
+	Upstream                value[upstreamURL] `name:"upstream" placeholder:"URL" group:"upstream" help:"redis[s]://, unix:// or redis[s]+sentinel:// URL, or embedded."`
 	PoolSize                value[count]       `name:"pool-size" default:"${pool_size}" placeholder:"N" group:"upstream" help:"Upstream connections, all kinds together. Never exceeded."`
 	PoolTimeout             value[seconds]     `name:"pool-timeout" default:"${pool_timeout}" placeholder:"TIME" group:"upstream" help:"How long a client waits for an upstream connection of its own."`
 	UpstreamTimeout         value[seconds]     `name:"upstream-timeout" default:"${upstream_timeout}" placeholder:"TIME" group:"upstream" help:"How long a command waits for an upstream that is gone."`

@@ -23,7 +23,7 @@ type upstreamURL struct {
 }
 
 const wantUpstream = "want redis://host:6379, rediss://host:6379 or unix:///path, with user:password@ before " +
-	"the host and /db behind it if need be, or the word " + embedded
+	"the host and /db behind it if need be; redis+sentinel://host:26379,host:26379/mymaster; or the word " + embedded
 
 func (u *upstreamURL) UnmarshalText(text []byte) error {
 	u.text = string(text)

@@ -76,9 +76,9 @@ const script = `
 	X> PROXY SHOW LANES
 	X~ ^\*\d\r\n\+loop  upstream_id  user .*\r\n\+ +0 +\d+  default   0     2  serving +\d+ +\d+ +\d+ +\d+\r\n
 	X> PROXY SHOW POOL FORMAT MAP
-	X~ ^\*34\r\n\$5\r\nstate\r\n\$7\r\nserving\r\n.*\$8\r\nupstream\r\n\$2\r\nup\r\n.*\$4\r\nsize\r\n:16\r\n\$5\r\nlanes\r\n:\d\r\n.*\$4\r\npins\r\n:1\r\n
+	X~ ^\*42\r\n\$5\r\nstate\r\n\$7\r\nserving\r\n.*\$8\r\nupstream\r\n\$2\r\nup\r\n.*\$4\r\nsize\r\n:16\r\n\$5\r\nlanes\r\n:\d\r\n.*\$4\r\npins\r\n:1\r\n
 	X> PROXY SHOW STATS
-	X~ ^\*18\r\n\+name +value\r\n\+clients +\d+\r\n\+maxclients +10000\r\n
+	X~ ^\*20\r\n\+name +value\r\n\+clients +\d+\r\n\+maxclients +10000\r\n
 
 	# settings
 	X> PROXY SET maxclients 500
@@ -226,7 +226,7 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> SHOW CONFIG maxclients
 		a< *1\r\n%4\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nfrom\r\n$0\r\n\r\n$4\r\nlive\r\n#t
 		a> SHOW POOL
-		a~ ^%17\r\n.*\$4\r\nsize\r\n:16\r\n
+		a~ ^%21\r\n.*\$4\r\nsize\r\n:16\r\n
 		a> SHOW CONFIG maxclients FORMAT TABLE
 		a< =62\r\ntxt:name        value  from  live\nmaxclients  10000  -     yes
 		a> SHOW QUEUE FORMAT WIDE

@@ -47,6 +47,8 @@ var statMetrics = []metric[proxy.Stats]{
 	{"pool_timeouts", "pool_timeouts_total", "Commands refused because no upstream connection came free in time.", true, func(s proxy.Stats) float64 { return float64(s.PoolTimeouts) }},
 	{"lost", "clients_lost_total", "Clients closed because their upstream connection broke.", true, func(s proxy.Stats) float64 { return float64(s.Lost) }},
 	{"lost_upstream", "upstream_connections_lost_total", "Upstream connections that broke.", true, func(s proxy.Stats) float64 { return float64(s.LostUpstream) }},
+	{"failovers", "upstream_failovers_total", "How often the primary has become another server.", true, func(s proxy.Stats) float64 { return float64(s.Failovers) }},
+	{"sentinels", "upstream_sentinels", "Sentinels that are listened to.", false, func(s proxy.Stats) float64 { return float64(s.Sentinels) }},
 }
 
 var (

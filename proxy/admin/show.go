@@ -162,9 +162,9 @@ func showLanes(ctx context.Context, r *request) (any, error) {
 		return nil, err
 	}
 	all, err := r.Proxy.Lanes(ctx)
-	t := &table{columns: []string{"loop", "upstream_id", "user", "db", "resp", "state", "sessions", "in_flight", "silent_s", "age_s"}}
+	t := &table{columns: []string{"loop", "upstream_id", "user", "db", "resp", "state", "sessions", "in_flight", "silent_s", "age_s", "+upstream"}}
 	for _, l := range all {
-		t.add(l.Loop, l.ID, l.User, l.DB, l.RESP, l.State, l.Sessions, l.InFlight, whole(l.Silence), whole(l.Age))
+		t.add(l.Loop, l.ID, l.User, l.DB, l.RESP, l.State, l.Sessions, l.InFlight, whole(l.Silence), whole(l.Age), l.Upstream)
 	}
 	return t, err
 }
@@ -175,10 +175,10 @@ func showPins(ctx context.Context, r *request) (any, error) {
 	}
 	all, err := r.Proxy.Pins(ctx)
 	t := &table{columns: []string{
-		"loop", "upstream_id", "user", "db", "resp", "state", "why", "client", "addr", "in_flight", "age_s",
+		"loop", "upstream_id", "user", "db", "resp", "state", "why", "client", "addr", "in_flight", "age_s", "+upstream",
 	}}
 	for _, p := range all {
-		t.add(p.Loop, p.ID, p.User, p.DB, p.RESP, p.State, p.Why, p.Holder, p.Remote, p.InFlight, whole(p.Age))
+		t.add(p.Loop, p.ID, p.User, p.DB, p.RESP, p.State, p.Why, p.Holder, p.Remote, p.InFlight, whole(p.Age), p.Upstream)
 	}
 	return t, err
 }
@@ -209,6 +209,10 @@ func showPool(ctx context.Context, r *request) (any, error) {
 	t.add("pool_timeouts", p.PoolTimeouts)
 	t.add("connects", p.Connects)
 	t.add("lost", p.Lost)
+	t.add("upstream_addr", p.Addr)
+	t.add("failovers", p.Failovers)
+	t.add("sentinels", p.Sentinels)
+	t.add("sentinels_heard", p.SentinelsHeard)
 	return t, err
 }
 

@@ -49,21 +49,13 @@ type Server struct {
 // and ends it when the test ends. It never skips: a suite that passes because nothing ran has proved nothing.
 func Redis(t testing.TB, args ...string) *Server {
 	t.Helper()
-	bin := os.Getenv(ServerVariable)
-	if bin == "" {
-		bin = "redis-server"
-	}
-	path, err := exec.LookPath(bin)
-	if err != nil {
-		t.Fatalf("this test talks to a real Redis and cannot find %q: install one (apt-get install redis-server, "+
-			"brew install redis), or put the path of a redis-server or valkey-server into %s", bin, ServerVariable)
-	}
+	path := serverProgram(t)
 	s := &Server{t: t, bin: path, dir: socketDir(t), args: args}
 	// Somebody else may take the free port between our look and the server's bind, so a start is tried again
 	// with another one.
 	for try := 1; ; try++ {
 		s.addr = freeAddr(t)
-		err = s.start()
+		err := s.start()
 		if err == nil {
 			break
 		}
@@ -96,6 +88,21 @@ func (s *Server) Client() *redis.Client {
 		}
 	})
 	return c
+}
+
+// serverProgram returns the path of the server to test against.
+func serverProgram(t testing.TB) string {
+	t.Helper()
+	bin := os.Getenv(ServerVariable)
+	if bin == "" {
+		bin = "redis-server"
+	}
+	path, err := exec.LookPath(bin)
+	if err != nil {
+		t.Fatalf("this test talks to a real Redis and cannot find %q: install one (apt-get install redis-server, "+
+			"brew install redis), or put the path of a redis-server or valkey-server into %s", bin, ServerVariable)
+	}
+	return path
 }
 
 var versionInfo = regexp.MustCompile(`(?m)^(valkey|redis)_version:(\S+)`)

@@ -1,0 +1,202 @@
+package proxytest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// MasterName is what the sentinels of a test call the primary.
+const MasterName = "mymaster"
+
+// Watched is a primary with a replica, and sentinels that fail over from one to the other.
+type Watched struct {
+	A, B      *Server // A is the primary at first
+	Sentinels []*Sentinel
+
+	t testing.TB
+}
+
+// WithSentinels starts a primary, a replica and three sentinels, and waits until they know each other. To the first of them
+// a primary is down when it has not answered for downAfter, and to the others a second later, so that they do not all want
+// to lead the failover: then nobody does, for seconds. Zero is for tests in which nothing dies: no failover but by hand,
+// however busy the machine is. Arguments are for the primary and the replica.
+func WithSentinels(t testing.TB, downAfter time.Duration, args ...string) *Watched {
+	t.Helper()
+	common := append([]string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"}, args...)
+	a := Redis(t, common...)
+	host, port, err := net.SplitHostPort(a.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &Watched{A: a, B: Redis(t, append(common, "--replicaof", host, port)...), t: t}
+	// A replica says that it is in step up to a second before the primary begins to tell it of writes.
+	ctx := context.Background()
+	w.await("the replica is in step", func() bool {
+		return a.Client().Incr(ctx, "probe").Err() == nil && w.B.Client().Get(ctx, "probe").Err() == nil
+	})
+	a.Client().Del(ctx, "probe")
+	if downAfter == 0 {
+		downAfter = time.Minute
+	}
+	w.Sentinels = []*Sentinel{
+		startSentinel(t, a, downAfter), startSentinel(t, a, downAfter+time.Second), startSentinel(t, a, downAfter+time.Second),
+	}
+	for _, s := range w.Sentinels {
+		w.await("the sentinels know everybody", func() bool {
+			master, err := s.Client().Master(context.Background(), MasterName).Result()
+			return err == nil && master["num-slaves"] == "1" && master["num-other-sentinels"] == "2"
+		})
+	}
+	return w
+}
+
+// await waits until something holds.
+func (w *Watched) await(what string, holds func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(startTimeout); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("not within %v: %s", startTimeout, what)
+		}
+	}
+}
+
+// Failover has the sentinels make the other server the primary, and returns when the first of them has begun.
+func (w *Watched) Failover() {
+	w.t.Helper()
+	w.await("a sentinel begins a failover", func() bool {
+		for _, s := range w.Sentinels {
+			if s.Client().Failover(context.Background(), MasterName).Err() == nil {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// AwaitPrimary waits until the living sentinels agree on who the primary is, and the server itself too.
+func (w *Watched) AwaitPrimary(s *Server) {
+	w.t.Helper()
+	host, port, err := net.SplitHostPort(s.Addr())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.await("the sentinels say that it is "+s.Addr(), func() bool {
+		for _, x := range w.Sentinels {
+			addr, err := x.Client().GetMasterAddrByName(context.Background(), MasterName).Result()
+			if !x.Dead() && (err != nil || addr[0] != host || addr[1] != port) {
+				return false
+			}
+		}
+		info, err := s.Client().Info(context.Background(), "replication").Result()
+		return err == nil && strings.Contains(info, "role:master")
+	})
+}
+
+// URL returns the address of the sentinels as the proxy's upstream setting takes it.
+func (w *Watched) URL() string {
+	var addrs []string
+	for _, s := range w.Sentinels {
+		addrs = append(addrs, s.addr)
+	}
+	return "redis+sentinel://" + strings.Join(addrs, ",") + "/" + MasterName
+}
+
+// Sentinel is a sentinel of the test's own.
+type Sentinel struct {
+	// Static after construction.
+	t    testing.TB
+	addr string
+	conf string
+
+	// mu guards the following field.
+	mu   sync.Mutex
+	proc *process
+
+	clients sync.Once
+	client  *redis.SentinelClient
+}
+
+// startSentinel starts a sentinel that watches a primary, and ends it when the test ends.
+func startSentinel(t testing.TB, primary *Server, downAfter time.Duration) *Sentinel {
+	t.Helper()
+	host, port, err := net.SplitHostPort(primary.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Sentinel{t: t, addr: freeAddr(t)}
+	_, own, err := net.SplitHostPort(s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := socketDir(t)
+	s.conf = filepath.Join(dir, "sentinel.conf")
+	conf := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\n", own, dir) +
+		fmt.Sprintf("sentinel monitor %s %s %s 1\n", MasterName, host, port) +
+		fmt.Sprintf("sentinel down-after-milliseconds %s %d\n", MasterName, downAfter.Milliseconds()) +
+		fmt.Sprintf("sentinel failover-timeout %s 2000\n", MasterName)
+	if err := os.WriteFile(s.conf, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// Addr returns the host:port of the sentinel.
+func (s *Sentinel) Addr() string { return s.addr }
+
+// Client returns a client that talks to the sentinel. It is closed when the test ends.
+func (s *Sentinel) Client() *redis.SentinelClient {
+	s.clients.Do(func() {
+		s.client = redis.NewSentinelClient(&redis.Options{Addr: s.addr, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1})
+		s.t.Cleanup(func() { _ = s.client.Close() })
+	})
+	return s.client
+}
+
+// Start starts the sentinel with what it knew when it ended.
+func (s *Sentinel) Start() {
+	s.t.Helper()
+	server := &Server{addr: s.addr}
+	p, err := startProcess(serverProgram(s.t), []string{s.conf, "--sentinel"})
+	if err == nil {
+		err = server.awaitPong(p)
+	}
+	if err != nil {
+		s.t.Fatalf("a sentinel does not start: %v", err)
+	}
+	s.mu.Lock()
+	s.proc = p
+	s.mu.Unlock()
+	// They talk to each other more often than they do by default, so that tests are quick. Servers before 7.0 cannot. What a
+	// replica has said is good for five PING periods, and while a primary is down replicas are asked once a second.
+	ctx := context.Background()
+	_ = s.Client().Process(ctx, redis.NewStatusCmd(ctx, "SENTINEL", "DEBUG", "INFO-PERIOD", "200", "PING-PERIOD", "400",
+		"ASK-PERIOD", "100", "PUBLISH-PERIOD", "200"))
+}
+
+// Kill ends the sentinel at once.
+func (s *Sentinel) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc != nil {
+		s.proc.kill()
+		s.proc = nil
+	}
+}
+
+// Dead reports whether the sentinel has been killed.
+func (s *Sentinel) Dead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc == nil
+}
