@@ -130,6 +130,45 @@ func TestBuffersThatANewLimitForbidsAreNotKept(t *testing.T) {
 	waitUntil(t, "both have been closed", func() bool { return p.Stats().Clients == 0 })
 }
 
+func TestListenersThatAReloadPutsBehindABalancerExpectItsHeaderAtOnce(t *testing.T) {
+	p, cfg := reloading(t, func(c *proxy.Config) { c.Loops, c.Listen = 2, []string{"127.0.0.1:0"} })
+	before := proxytest.Dial(t, p.Addr())
+	before.Do("PING") // it has been accepted
+	reconfigure(t, p, cfg, func(c *proxy.Config) { c.AcceptProxy, c.TrustedProxies = c.Listen, trusted(t, "127.0.0.1") })
+	for range 2 { // one on each loop
+		c := proxytest.Dial(t, p.Addr())
+		c.Write(headerV1("203.0.113.9:4711"))
+		if got := addrShown(t, c.Do("CLIENT", "INFO")); got != "203.0.113.9:4711" {
+			t.Errorf("a client of the balancer is shown at %s", got)
+		}
+	}
+	if got := string(before.Do("PING")); got != "+PONG\r\n" {
+		t.Errorf("who was in before is told %q", got)
+	}
+	reconfigure(t, p, cfg, func(c *proxy.Config) { c.AcceptProxy, c.TrustedProxies = nil, nil })
+	proxytest.Converse(t, p.Addr(), nil, `
+		a> PING
+		a< +PONG
+	`)
+}
+
+func TestProtectedModeThatAReloadChangesHoldsAtOnce(t *testing.T) {
+	var cfg proxy.Config
+	p, _, addr := guarded(t, func(c *proxy.Config) { cfg = *c })
+	reply := func() string { return string(proxytest.Dial(t, addr).Do("PING")) }
+	if got := reply(); !strings.HasPrefix(got, "-DENIED") {
+		t.Errorf("at first: %q", got)
+	}
+	reconfigure(t, p, &cfg, func(c *proxy.Config) { c.ProtectedMode = "no" })
+	if got := reply(); got != "+PONG\r\n" {
+		t.Errorf("without protected mode: %q", got)
+	}
+	reconfigure(t, p, &cfg, func(c *proxy.Config) { c.ProtectedMode = "yes" })
+	if got := reply(); !strings.HasPrefix(got, "-DENIED") {
+		t.Errorf("with it again: %q", got)
+	}
+}
+
 // Timers look once a second.
 func TestTimeoutsThatAReloadChangesAreKept(t *testing.T) {
 	p, cfg := reloading(t, nil)
