@@ -111,10 +111,10 @@ func recordThrough(t *testing.T, p *proxytest.Running, clients int, during func(
 
 // checkRecords sees which of the records that were acknowledged the primary has. Those may be missing that were sent
 // before the proxy had heard of the failover: the old primary took them, and had not passed them on.
-func checkRecords(t *testing.T, primary *proxytest.Server, all []*recorder, moved time.Time) {
+func checkRecords(t *testing.T, primary *proxytest.Server, all []*recorder, moved time.Time) (missing int) {
 	t.Helper()
 	direct := primary.Client()
-	acked, missing, refused, closed := 0, 0, 0, 0
+	acked, refused, closed := 0, 0, 0
 	for _, r := range all {
 		refused, closed = refused+r.refused, closed+r.closed
 		for _, wrong := range r.wrong {
@@ -137,6 +137,7 @@ func checkRecords(t *testing.T, primary *proxytest.Server, all []*recorder, move
 	if acked == 0 {
 		t.Error("nothing was acknowledged")
 	}
+	return missing
 }
 
 // awaitFailover waits until the proxy has followed the n-th failover, and returns when that was.
@@ -164,7 +165,11 @@ func TestAFailoverByHandIsFollowedAndNothingIsLost(t *testing.T) {
 		w.AwaitPrimary(w.B)
 		time.Sleep(200 * time.Millisecond)
 	})
-	checkRecords(t, w.B, all, moved)
+	// The proxy has stopped writing to the old primary before the new one began. What was under way at that moment may not
+	// have been passed on.
+	if missing := checkRecords(t, w.B, all, moved); missing > len(all) {
+		t.Errorf("%d records that were acknowledged are not there", missing)
+	}
 	expect(t, idle, "GET k", "$6\r\nbefore\r\n") // it has not noticed
 	idle.Close()
 	allGone(t, p)

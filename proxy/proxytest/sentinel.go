@@ -38,12 +38,18 @@ func WithSentinels(t testing.TB, downAfter time.Duration, args ...string) *Watch
 		t.Fatal(err)
 	}
 	w := &Watched{A: a, B: Redis(t, append(common, "--replicaof", host, port)...), t: t}
-	// A replica says that it is in step up to a second before the primary begins to tell it of writes.
 	ctx := context.Background()
-	w.await("the replica is in step", func() bool {
-		return a.Client().Incr(ctx, "probe").Err() == nil && w.B.Client().Get(ctx, "probe").Err() == nil
+	direct, replica := a.Client(), w.B.Client()
+	w.await("the replica has the primary's data", func() bool {
+		info, err := replica.Info(ctx, "replication").Result()
+		return err == nil && strings.Contains(info, "master_link_status:up")
 	})
-	a.Client().Del(ctx, "probe")
+	// From then on it is up to a second until the primary begins to tell it of writes.
+	if err := direct.Set(ctx, "probe", "1", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.await("the replica is told of writes", func() bool { return replica.Get(ctx, "probe").Err() == nil })
+	direct.Del(ctx, "probe")
 	if downAfter == 0 {
 		downAfter = time.Minute
 	}
