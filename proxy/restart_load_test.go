@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/proxytest"
 )
 
@@ -99,7 +100,8 @@ func (c *tally) once(conn *proxytest.Conn, write bool) bool {
 // restartUnderLoad restarts Redis in the middle, and returns what the clients have seen.
 func restartUnderLoad(t *testing.T, restart func(s *proxytest.Server, p *proxytest.Running)) (unknown int, commands int64) {
 	t.Helper()
-	s, p := redisAndProxy(t, nil, "--appendonly", "yes", "--enable-debug-command", "yes",
+	patient := func(c *proxy.Config) { c.UpstreamTimeout = 30 * time.Second } // a busy machine takes its time to load
+	s, p := redisAndProxy(t, patient, "--appendonly", "yes", "--enable-debug-command", "yes",
 		"--key-load-delay", "200", "--loading-process-events-interval-bytes", "1024")
 	stop := make(chan struct{})
 	clients, sent, done := steadyLoad(p.Addr(), 200, 5000, stop)
