@@ -119,7 +119,11 @@ func (c *Context) granted() {
 		}
 		return
 	}
-	if d := p.backoff.remaining(p.loop.Now()); d > 0 {
+	d := p.backoff.remaining(p.loop.Now())
+	if p.held {
+		d = max(d, backoffFirst)
+	}
+	if d > 0 {
 		c.retry = p.loop.AfterFunc(d, c.granted)
 		return
 	}
@@ -195,7 +199,7 @@ func (c *Context) resubmit(k *Link) {
 
 // expireResend bounds the time that requests wait to be sent again.
 func (c *Context) expireResend() {
-	if c.expire == nil {
+	if c.expire == nil && !c.pool.held {
 		c.expire = c.pool.loop.AfterFunc(c.pool.upstreamTimeout, c.resendExpired)
 	}
 }

@@ -24,11 +24,12 @@ func TestHelloGoesAloneAndTheRestInOneWrite(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
+			up1> PING
 			up1> SELECT 3
 			up1> CLIENT NO-TOUCH ON
 			up1> READONLY
 			up1: silent
-			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+OK\r\n+OK\r\n+OK\r\n
+			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+PONG\r\n+OK\r\n+OK\r\n+OK\r\n
 			up1> GET k
 			up1< _\r\n
 			a< _\r\n
@@ -60,8 +61,9 @@ func TestTheFirstContextIsInTheDatabaseOfTheURL(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
+			up1> PING
 			up1> SELECT 5
-			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+OK\r\n
+			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+PONG\r\n+OK\r\n
 			a: linked
 			a? PING
 			up1> PING
@@ -97,7 +99,8 @@ func TestWhatAUserMayNotDoIsDoneWithout(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
-			up1< -NOPERM no\r\n-ERR unknown subcommand\r\n-NOPERM no\r\n
+			up1> PING
+			up1< -NOPERM no\r\n-ERR unknown subcommand\r\n-NOPERM no\r\n-NOPERM no\r\n
 			up1> GET k
 			up1< +v\r\n
 			a< +v\r\n
@@ -141,7 +144,7 @@ func TestWhatConcernsTheConnectionIsTriedAgain(t *testing.T) {
 		"it is something else":               `HTTP/1.1 400 Bad Request\r\n`,
 		"it says nothing":                    ``,
 		"it says less than a reply":          `%7\r\n$6\r\nserv`,
-		"it says more than it was asked for": `*0\r\n+OK\r\n+OK\r\n$10\r\nredbouncer\r\n+AND\r\n`,
+		"it says more than it was asked for": `*0\r\n+OK\r\n+OK\r\n$10\r\nredbouncer\r\n+PONG\r\n+AND\r\n`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			bothWays(t, settings{}, func(s *stage) {
@@ -308,7 +311,8 @@ func TestWhoeverDoesNotWaitAnyLongerIsNotTold(t *testing.T) {
 			up1> CLIENT SETNAME *
 			up1> CLIENT NO-EVICT ON
 			up1> ECHO redbouncer
-			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n
+			up1> PING
+			up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+PONG\r\n
 			up1> GET two
 			up1< +2\r\n
 			b< +2\r\n

@@ -237,7 +237,8 @@ func TestARequestForAPinCanBeCancelled(t *testing.T) {
 				up1> CLIENT SETNAME *
 				up1> CLIENT NO-EVICT ON
 				up1> ECHO redbouncer
-				up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n
+				up1> PING
+				up1< +OK\r\n+OK\r\n$10\r\nredbouncer\r\n+PONG\r\n
 			`)
 			s.until("it to be kept for others", func() bool { return s.pool.Stats().Idle == 1 })
 			s.play("b: pin\nb: pinned")

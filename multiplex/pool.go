@@ -73,6 +73,7 @@ type Pool struct {
 	met             bool // a connection has been opened in a client's first context
 	unauth          bool // the upstream wants clients to authenticate that have not
 	pressed         bool // somebody may be waiting for a connection that this pool could spare
+	held            bool // no lane is opened
 
 	// Atomic.
 	lostLinks atomic.Uint64

@@ -17,6 +17,31 @@ func (p *Pool) Rest() {
 	}
 }
 
+// Hold has no lane opened until it is called with false, and requests that are to be sent again wait for that, however long.
+func (p *Pool) Hold(held bool) {
+	p.held = held
+	for _, c := range p.contexts {
+		switch {
+		case held:
+			c.expire.Stop()
+			c.expire = nil
+		case len(c.resend) > 0:
+			c.expireResend()
+		}
+	}
+}
+
+// Resending returns how many requests of each client are to be sent again.
+func (p *Pool) Resending() map[Client]int {
+	all := map[Client]int{}
+	for _, c := range p.contexts {
+		for _, r := range c.resend {
+			all[r.c]++
+		}
+	}
+	return all
+}
+
 // Renew is Rest; what is lent is closed when it is given back, instead of being lent to the next.
 func (p *Pool) Renew() {
 	p.Rest()

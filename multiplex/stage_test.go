@@ -268,12 +268,12 @@ func (s *stage) handshake(c *fakeConn) error {
 	if _, err := c.Write([]byte(helloReply)); err != nil {
 		return err
 	}
-	for _, want := range []string{"CLIENT SETNAME *", "CLIENT NO-EVICT ON", "ECHO redbouncer"} {
+	for _, want := range []string{"CLIENT SETNAME *", "CLIENT NO-EVICT ON", "ECHO redbouncer", "PING"} {
 		if err := s.expectCommand(c, strings.Fields(want)); err != nil {
 			return fmt.Errorf("want %s: %w", want, err)
 		}
 	}
-	_, err = c.Write([]byte("+OK\r\n+OK\r\n$10\r\nredbouncer\r\n"))
+	_, err = c.Write([]byte("+OK\r\n+OK\r\n$10\r\nredbouncer\r\n+PONG\r\n"))
 	return err
 }
 

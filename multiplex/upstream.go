@@ -206,7 +206,7 @@ func (u *Upstream) handshake(est *established, key Key, cred *credential, kind l
 // prepare sends what follows authentication. What the connection is called and whether Redis may evict it is
 // asked for, not insisted on: a user may lack the right.
 func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
-	commands := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", "redbouncer"}}
+	commands := [][]string{{"CLIENT", "SETNAME", est.name}, {"CLIENT", "NO-EVICT", "ON"}, {"ECHO", "redbouncer"}, {"PING"}}
 	optional := len(commands)
 	if key.DB != 0 {
 		commands = append(commands, []string{"SELECT", strconv.Itoa(key.DB)})
@@ -224,8 +224,8 @@ func (u *Upstream) prepare(est *established, r *bufio.Reader, key Key) error {
 	if err != nil {
 		return err
 	}
-	if bytes.HasPrefix(replies[2], []byte("-LOADING")) { // HELLO and what is asked above are answered all the same
-		return u.refused(replies[2])
+	if bytes.HasPrefix(replies[3], []byte("-LOADING")) { // all but PING is answered all the same
+		return u.refused(replies[3])
 	}
 	est.canEcho = !bytes.HasPrefix(replies[2], []byte("-NOPERM"))
 	for _, reply := range replies[optional:] {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/proxytest"
 )
 
@@ -246,6 +247,30 @@ func TestWhileRedisLoadsItsDataClientsAreToldSo(t *testing.T) {
 	expect(t, c, "GET key:1", "$7\r\nvalue:1\r\n")
 	if n := p.Stats().LostUpstream; n > 0 {
 		t.Errorf("%d clients were closed", n)
+	}
+}
+
+// A Redis that has just been started may answer before it has its data. Nobody is told so who can wait.
+func TestWhoComesWhileRedisStartsWaitsForItsData(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.UpstreamTimeout = patience }, "--appendonly", "yes", "--key-load-delay", "100")
+	c := proxytest.Dial(t, p.Addr())
+	var writes strings.Builder
+	const keys = 5000 // Redis looks up from loading after each 1024
+	for i := range keys {
+		writes.WriteString(proxytest.Command("SET", fmt.Sprint("key:", i), "v"))
+	}
+	c.Write(writes.String())
+	for range keys {
+		expectNext(t, c, "+OK\r\n")
+	}
+	for range 2 {
+		s.Restart()
+		direct := proxytest.Dial(t, s.Addr())
+		if got := string(direct.Do("GET", "key:1")); !strings.HasPrefix(got, "-LOADING") {
+			t.Errorf("it is not loading: %q", got)
+		}
+		expect(t, c, fmt.Sprint("GET key:", keys-1), "$1\r\nv\r\n")
+		expect(t, proxytest.Dial(t, p.Addr()), "GET key:1", "$1\r\nv\r\n")
 	}
 }
 

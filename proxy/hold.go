@@ -16,6 +16,7 @@ import "github.com/redbouncer/redbouncer/multiplex"
 // hold has the commands of all clients held back.
 func (w *worker) hold() {
 	w.held = true
+	w.pool.Hold(true)
 	for s := range w.all {
 		if (s.state == awaitingLane || s.state == awaitingPin) && !s.inOrder() {
 			s.stopWaiting()
@@ -31,6 +32,7 @@ func (w *worker) hold() {
 // release has those that were held back go on. Those whose command was taken back come first: they had been first.
 func (w *worker) release() {
 	w.held = false
+	w.pool.Hold(false)
 	for s := range w.all {
 		if s.recalled != nil && s.recalled.reply != nil {
 			s.resend()
@@ -83,9 +85,11 @@ func (u *unfinished) add(more unfinished) {
 
 // unfinished takes stock, and takes back what blocks.
 func (w *worker) unfinished() (u unfinished) {
+	resending := w.pool.Resending() // their connection has broken already: they wait for the next
 	for s := range w.all {
 		switch {
 		case s.state >= leaving:
+		case s.inFlight > 0 && s.pin == nil && int(s.inFlight) == resending[s]:
 		case s.relaying:
 			u.stateful++
 		case s.inOrder():

@@ -336,3 +336,27 @@ func popInTurns(c *proxytest.Conn, list string, push bool, stop <-chan struct{})
 		}
 	}
 }
+
+// A read whose connection has broken waits for the next one, and so for the end of the pause.
+func TestAReadThatIsToBeSentAgainWaitsForTheEndOfAPause(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.UpstreamTimeout = 500 * time.Millisecond })
+	c := proxytest.Dial(t, p.Addr())
+	expect(t, c, "SET k v", "+OK\r\n")
+	s.Freeze()
+	c.Send("GET", "k")
+	eventually(t, "it is in flight", func() string {
+		if st := p.Stats(); st.InFlight != 1 {
+			return fmt.Sprintf("%+v", st)
+		}
+		return ""
+	})
+	s.Kill()
+	pauses(t, p, "")
+	for range 2 { // it may not be sent to a Redis that is to go again
+		s.Restart()
+		time.Sleep(600 * time.Millisecond)
+		silent(t, c)
+	}
+	resumes(t, p)
+	expectNext(t, c, "$-1\r\n")
+}
