@@ -236,6 +236,7 @@ func (p *Primary) heard(a answer, from string) bool {
 	p.at = place{addr: a.addr, term: p.term.Add(1)}
 	p.at.over, p.leave = context.WithCancelCause(context.Background())
 	p.holding = nil
+	p.held.Store(false)
 	p.since.Store(p.at.term)
 	if before != "" {
 		p.failovers.Add(1)
@@ -261,13 +262,20 @@ const holdTime = 3 * time.Second
 // the sentinels fail over leaves it running, and it goes on taking writes for a second or more.
 func (p *Primary) hold() {
 	p.mu.Lock()
-	if p.at.addr == "" || p.held.Load() {
+	if p.at.addr == "" || p.holding != nil && p.holding.Err() == nil {
 		p.mu.Unlock()
 		return
 	}
 	p.held.Store(true)
-	p.holding, p.release = context.WithTimeout(p.at.over, holdTime)
-	context.AfterFunc(p.holding, func() { p.held.Store(false) })
+	holding, release := context.WithTimeout(p.at.over, holdTime)
+	p.holding, p.release = holding, release
+	context.AfterFunc(holding, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.holding == holding { // another may have begun
+			p.held.Store(false)
+		}
+	})
 	p.at.term = p.term.Add(1)
 	addr := p.at.addr
 	p.mu.Unlock()

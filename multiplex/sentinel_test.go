@@ -142,7 +142,7 @@ func TestWhileAReplicaIsMadeThePrimaryWhoeverNeedsAConnectionWaits(t *testing.T)
 		}()
 		select {
 		case addr := <-got:
-			t.Errorf("it does not wait, and goes to %s", addr)
+			t.Fatalf("it does not wait, and goes to %s", addr)
 		case <-time.After(50 * time.Millisecond):
 		}
 		end()
