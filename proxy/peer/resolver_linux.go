@@ -2,6 +2,7 @@ package peer
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -24,8 +25,8 @@ const (
 //  3. Searched: every process's descriptors are read, some 1 us each, the newest processes first. Lookups that come
 //     meanwhile join in. What is not found then is not found.
 //
-// Each step rests a multiple of what it took: asking and guessing four times, so that in a storm many are asked for at once,
-// for less, and searches nine times. They use a fifth and a tenth of one processor at most, be there ever so many clients.
+// Each step rests a multiple of what it took: asking and guessing twice, so that in a storm many are asked for at once,
+// for less, and searches nine times. They use a third and a tenth of one processor at most, be there ever so many clients.
 type Resolver struct {
 	// Static after construction.
 	wakeup chan struct{} // holds one
@@ -82,7 +83,7 @@ func NewResolver() *Resolver {
 		ended:  make(chan struct{}),
 		wanted: map[uint32]*lookup{},
 		timer:  time.NewTimer(0),
-		asks:   pace{times: 4},
+		asks:   pace{times: 2},
 		near:   pace{times: 4},
 		full:   pace{times: 9, least: scanRest},
 	}
@@ -97,7 +98,9 @@ func (r *Resolver) Run() {
 	r.mu.Unlock()
 	defer close(r.ended)
 	for r.wait() {
-		r.take()
+		if r.gather(); r.asks.due() {
+			r.take()
+		}
 		if r.newcomers > 0 && r.near.due() {
 			r.searchRecent()
 		}
@@ -191,27 +194,44 @@ func (r *Resolver) isStopped() bool {
 	return r.stopped
 }
 
-// take asks for those that have come since, and tries a guess.
-func (r *Resolver) take() {
+// gather notes who has come since.
+func (r *Resolver) gather() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.asked = append(r.asked, r.queue...)
 	r.queue = nil
-	r.mu.Unlock()
-	if len(r.asked) == 0 || !r.asks.due() {
+}
+
+// take asks for those that have come since, and tries a guess.
+func (r *Resolver) take() {
+	r.gather()
+	if len(r.asked) == 0 {
 		return
 	}
 	began := time.Now()
-	if r.diag != nil {
+	slices.Reverse(r.asked)
+	for r.diag != nil && len(r.asked) > 0 {
+		few := min(len(r.asked), askAtOnce)
+		rest := r.asked[few:]
+		r.asked = r.asked[:few:few]
 		r.askKernel()
+		r.asked = append(r.asked, rest...)
+		if r.newcomers > 0 {
+			r.guess()
+		}
 	}
-	if r.diag == nil {
+	if len(r.asked) > 0 {
 		r.askTables()
-	}
-	if r.newcomers > 0 {
-		r.guess()
+		if r.newcomers > 0 {
+			r.guess()
+		}
 	}
 	r.asks.ran(began)
 }
+
+// askAtOnce is how many are asked for before their processes are guessed at, the newest first: where connections live for a
+// millisecond, those are the ones that may still be there.
+const askAtOnce = 8
 
 // askKernel asks for one after the other. If the kernel stops answering, the rest is left to the tables.
 func (r *Resolver) askKernel() {
