@@ -75,7 +75,7 @@ func small(t *testing.T, more ...string) (args []string, temp string) {
 		t.Skip("starts servers")
 	}
 	if _, err := findRedisServer(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	self, err := os.Executable()
 	if err != nil {

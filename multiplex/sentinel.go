@@ -83,7 +83,7 @@ func newWatch(p *Primary, how *watched, logInterval time.Duration) *watch {
 
 func (w *watch) newSentinel(addr string) *sentinel {
 	return &sentinel{addr: addr, client: redis.NewSentinelClient(&redis.Options{
-		Addr: addr, Username: w.how.user, Password: w.how.password, TLSConfig: w.how.tls, Protocol: 2,
+		Addr: addr, Username: w.how.user, Password: w.how.password, Dialer: w.how.dial, Protocol: 2,
 		DialTimeout: sentinelTimeout, ReadTimeout: sentinelTimeout, WriteTimeout: sentinelTimeout, ContextTimeoutEnabled: true,
 		MaxRetries: -1, DialerRetries: 1, PoolSize: 4, ReadBufferSize: 4096, WriteBufferSize: 4096, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},

@@ -1,6 +1,7 @@
 package multiplex
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/redbouncer/redbouncer/multiplex/certs"
 )
 
 // watched says whom to ask where the primary is. It is static after construction.
@@ -16,6 +19,21 @@ type watched struct {
 	sentinels      []string // host:port
 	user, password string   // the sentinels' own
 	tls            *tls.Config
+	certs          *certs.Store // nil: tls is all there is to say; see Upstream.WithTLS
+}
+
+// dial connects to a sentinel, with the certificates as they are now. The library's own way would keep those of the start.
+func (w *watched) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: sentinelTimeout}
+	if w.tls == nil {
+		return d.DialContext(ctx, network, addr)
+	}
+	config := w.tls
+	if w.certs != nil {
+		config = w.certs.Config().Clone()
+		config.ServerName = ""
+	}
+	return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, network, addr)
 }
 
 // Options in the query of a sentinel URL.

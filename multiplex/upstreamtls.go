@@ -21,7 +21,8 @@ type UpstreamTLS struct {
 // Encrypted reports whether connections to the upstream are TLS.
 func (u *Upstream) Encrypted() bool { return u.tls != nil }
 
-// WithTLS returns the upstream with connections that are encrypted in this way. The log is told when the files change. An
+// WithTLS returns the upstream with connections that are encrypted in this way, those to its sentinels too; but for
+// ServerName: their certificates are for the addresses in the URL, and those that the sentinels tell. The log is told when the files change. An
 // error is a *certs.FileError.
 func (u *Upstream) WithTLS(t UpstreamTLS, log *slog.Logger) (*Upstream, error) {
 	if u.tls == nil {
@@ -38,6 +39,10 @@ func (u *Upstream) WithTLS(t UpstreamTLS, log *slog.Logger) (*Upstream, error) {
 	}
 	secured := *u
 	secured.certs = store
+	if u.watched != nil {
+		w := *u.watched
+		w.certs, secured.watched = store, &w
+	}
 	return &secured, nil
 }
 

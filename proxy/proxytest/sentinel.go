@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redbouncer/redbouncer/multiplex/certs"
 )
 
 // MasterName is what the sentinels of a test call the primary.
@@ -54,7 +56,7 @@ func WithSentinels(t testing.TB, downAfter time.Duration, args ...string) *Watch
 		downAfter = time.Minute
 	}
 	w.Sentinels = []*Sentinel{
-		startSentinel(t, a, downAfter), startSentinel(t, a, downAfter+time.Second), startSentinel(t, a, downAfter+time.Second),
+		startSentinel(t, a.Addr(), downAfter), startSentinel(t, a.Addr(), downAfter+time.Second), startSentinel(t, a.Addr(), downAfter+time.Second),
 	}
 	for _, s := range w.Sentinels {
 		w.await("the sentinels know everybody", func() bool {
@@ -131,10 +133,25 @@ type Sentinel struct {
 	client  *redis.SentinelClient
 }
 
-// startSentinel starts a sentinel that watches a primary, and ends it when the test ends.
-func startSentinel(t testing.TB, primary *Server, downAfter time.Duration) *Sentinel {
+// SentinelTLS starts a sentinel that watches a server of RedisTLS, through TLS, and serves TLS too, with the certificate in
+// files. It returns the URL of that server's primary as the proxy's upstream setting takes it.
+func SentinelTLS(t testing.TB, primary *Server, files certs.Files) (url string) {
 	t.Helper()
-	host, port, err := net.SplitHostPort(primary.Addr())
+	addr := freeAddr(t)
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	startSentinel(t, primary.TLSAddr(), time.Minute, "tls-port "+port, "tls-cert-file "+files.Cert, "tls-key-file "+files.Key,
+		"tls-ca-cert-file "+files.CA, "tls-replication yes")
+	return "rediss+sentinel://" + addr + "/" + MasterName
+}
+
+// startSentinel starts a sentinel that watches a primary, with more lines in its configuration, and ends it when the test
+// ends.
+func startSentinel(t testing.TB, primary string, downAfter time.Duration, more ...string) *Sentinel {
+	t.Helper()
+	host, port, err := net.SplitHostPort(primary)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +162,7 @@ func startSentinel(t testing.TB, primary *Server, downAfter time.Duration) *Sent
 	}
 	dir := socketDir(t)
 	s.conf = filepath.Join(dir, "sentinel.conf")
-	conf := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\n", own, dir) +
+	conf := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\n%s\n", own, dir, strings.Join(more, "\n")) +
 		fmt.Sprintf("sentinel monitor %s %s %s 1\n", MasterName, host, port) +
 		fmt.Sprintf("sentinel down-after-milliseconds %s %d\n", MasterName, downAfter.Milliseconds()) +
 		fmt.Sprintf("sentinel failover-timeout %s 2000\n", MasterName)
