@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redbouncer/redbouncer/multiplex/certs"
 )
@@ -33,7 +34,27 @@ func (w *watched) dial(ctx context.Context, network, addr string) (net.Conn, err
 		config = w.certs.Config().Clone()
 		config.ServerName = ""
 	}
-	return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, network, addr)
+	nc, err := (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return frankConn{nc}, nil
+}
+
+// frankConn is a connection whose failed writes tell why the other side has hung up, if it has said so. With TLS 1.3 a
+// server refuses a client's certificate after the handshake, and what we write meanwhile is answered with a reset.
+type frankConn struct{ net.Conn }
+
+func (c frankConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err == nil {
+		return n, nil
+	}
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	if _, said := c.Read(make([]byte, 1)); said != nil {
+		err = errors.Join(err, said)
+	}
+	return n, err
 }
 
 // Options in the query of a sentinel URL.
