@@ -1,12 +1,7 @@
 package proxy_test
 
 import (
-	"fmt"
 	"math/rand/v2"
-	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,32 +25,28 @@ func TestWhatWasAcknowledgedIsThereOnceWhateverBreaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := proxytest.Proxy(t, cfg)
-	w := &chaos{t: t, server: s, line: line, addr: p.Addr(), rnd: rand.New(rand.NewPCG(seed, 0)), until: time.Now().Add(duration), events: map[string]int{}}
+	w := &chaos{t: t, server: s, line: line, rnd: rand.New(rand.NewPCG(seed, 0)), until: time.Now().Add(duration), events: map[string]int{}}
 
-	writers := make([]*writer, 100)
-	var clients sync.WaitGroup
-	for i := range writers {
-		writers[i] = &writer{w: w, id: fmt.Sprintf("chaos:%d", i), rnd: rand.New(rand.NewPCG(seed, uint64(i)+1)), known: map[int]fateOfWrite{}}
-		clients.Go(writers[i].work)
-	}
+	writers := proxytest.StartWriters(proxytest.WritersConfig{
+		Clients: 100, Seed: seed, Until: w.until, Addr: func() (string, error) { return p.Addr(), nil },
+	})
 	w.breakThings(duration)
-	clients.Wait()
+	writers.Wait()
 
-	direct := proxytest.Dial(t, s.Addr())
-	told, unknown, refused := 0, 0, 0
-	for _, x := range writers {
-		a, b, c := x.verify(direct)
-		told, unknown, refused = told+a, unknown+b, refused+c
-		for _, problem := range x.problems {
-			t.Error(problem)
-		}
+	v := writers.Verify(proxytest.Dial(t, s.Addr()))
+	for _, problem := range v.Problems {
+		t.Error(problem)
 	}
-	t.Logf("%d writes acknowledged, %d of unknown outcome, %d refused; %v; %d clients lost", told, unknown, refused, w.events, p.Stats().Lost)
+	if len(v.Missing) > 0 {
+		t.Errorf("%d writes were acknowledged, and are not there", len(v.Missing))
+	}
+	t.Logf("%d writes acknowledged, %d of unknown outcome, %d refused; %v; %d clients lost",
+		v.Acknowledged, v.Unknown, v.Refused, w.events, p.Stats().Lost)
 	broken := 0
 	for _, n := range w.events {
 		broken += n
 	}
-	if told < 100 || broken < 3 {
+	if v.Acknowledged < 100 || broken < 3 {
 		t.Error("it has not tried what it is for")
 	}
 	allGone(t, p)
@@ -69,7 +60,6 @@ type chaos struct {
 	t      *testing.T
 	server *proxytest.Server
 	line   *proxytest.Line
-	addr   string
 	rnd    *rand.Rand
 	until  time.Time
 	events map[string]int
@@ -119,138 +109,4 @@ func (w *chaos) tell(command ...string) {
 	c := proxytest.Dial(w.t, w.server.Addr())
 	defer c.Close()
 	c.Do(command...)
-}
-
-// fateOfWrite is what a client knows of a write.
-type fateOfWrite uint8
-
-const (
-	unknown fateOfWrite = iota
-	acknowledged
-	refusedWrite
-)
-
-// writer is a client that appends 1, 2, 3 and so on to its list, and never one again that it is not sure of.
-type writer struct {
-	w        *chaos
-	id       string
-	rnd      *rand.Rand
-	conn     *proxytest.Conn
-	n        int
-	known    map[int]fateOfWrite
-	problems []string
-}
-
-func (x *writer) problem(format string, args ...any) {
-	x.problems = append(x.problems, x.id+": "+fmt.Sprintf(format, args...))
-}
-
-func (x *writer) work() {
-	for time.Now().Before(x.w.until) && len(x.problems) == 0 {
-		if x.conn == nil {
-			c, err := proxytest.TryDial(x.w.addr)
-			if err != nil {
-				x.problem("connecting: %v", err)
-				return
-			}
-			c.SetTimeout(20 * time.Second)
-			x.conn = c
-		}
-		if !x.batch() {
-			x.conn.Close()
-			x.conn = nil
-		}
-		time.Sleep(time.Duration(x.rnd.IntN(20)) * time.Millisecond)
-	}
-	if x.conn != nil {
-		x.conn.Close()
-	}
-}
-
-// batch sends some writes in one piece, and a question behind each that only this client can be asked.
-func (x *writer) batch() bool {
-	first := x.n + 1
-	var raw []byte
-	for range 1 + x.rnd.IntN(5) {
-		x.n++
-		x.known[x.n] = unknown
-		raw = proxytest.AppendCommand(raw, "RPUSH", x.id, strconv.Itoa(x.n))
-		raw = proxytest.AppendCommand(raw, "ECHO", x.sign(x.n))
-	}
-	if err := x.conn.TryWrite(raw); err != nil {
-		return false
-	}
-	for n := first; n <= x.n; n++ {
-		got, err := x.read()
-		switch {
-		case err != nil:
-			return false
-		case got[0] == ':':
-			x.known[n] = acknowledged
-		case got[0] == '-':
-			x.known[n] = refusedWrite
-		default:
-			x.problem("was told %q to RPUSH %d", got, n)
-		}
-		sign := x.sign(n)
-		got, err = x.read()
-		if err != nil {
-			return false
-		}
-		if want := fmt.Sprintf("$%d\r\n%s\r\n", len(sign), sign); string(got) != want && got[0] != '-' {
-			x.problem("was told %q to ECHO %s", got, sign)
-		}
-	}
-	return true
-}
-
-func (x *writer) sign(n int) string { return fmt.Sprintf("%s is at %d", x.id, n) }
-
-func (x *writer) read() ([]byte, error) {
-	got, err := x.conn.TryReadReply()
-	if err != nil && !proxytest.IsClosed(err) {
-		x.problem("waiting for a reply: %v", err)
-	}
-	return got, err
-}
-
-// verify compares the list with the book.
-func (x *writer) verify(direct *proxytest.Conn) (told, doubtful, refused int) {
-	lines := strings.Split(string(direct.Do("LRANGE", x.id, "0", "-1")), "\r\n")
-	var list []int
-	for i := 2; i < len(lines); i += 2 {
-		n, err := strconv.Atoi(lines[i])
-		if err != nil {
-			x.problem("its list has %q", lines[i])
-			return told, doubtful, refused
-		}
-		list = append(list, n)
-	}
-	if !slices.IsSorted(list) {
-		x.problem("its list is out of order: %v", list)
-	}
-	there := map[int]bool{}
-	for _, n := range list {
-		if there[n] {
-			x.problem("%d is there twice", n)
-		}
-		there[n] = true
-	}
-	for n, is := range x.known {
-		switch {
-		case is == acknowledged && !there[n]:
-			x.problem("%d was acknowledged, and is not there", n)
-		case is == refusedWrite && there[n]:
-			x.problem("%d was refused, and is there", n)
-		}
-		switch is {
-		case acknowledged:
-			told++
-		case refusedWrite:
-			refused++
-		default:
-			doubtful++
-		}
-	}
-	return told, doubtful, refused
 }

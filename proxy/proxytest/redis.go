@@ -35,6 +35,7 @@ type Server struct {
 	bin     string
 	dir     string
 	args    []string
+	conf    string // a file that it reads first, and that CONFIG REWRITE writes; empty: none
 	addr    string
 	tlsAddr string // empty: it does not serve TLS
 
@@ -51,20 +52,26 @@ func Redis(t testing.TB, args ...string) *Server {
 	t.Helper()
 	path := serverProgram(t)
 	s := &Server{t: t, bin: path, dir: socketDir(t), args: args}
+	s.startAnywhere()
+	return s
+}
+
+// startAnywhere starts the server on a port that is free, for as long as the test runs.
+func (s *Server) startAnywhere() {
+	s.t.Helper()
 	// Somebody else may take the free port between our look and the server's bind, so a start is tried again
 	// with another one.
 	for try := 1; ; try++ {
-		s.addr = freeAddr(t)
+		s.addr = freeAddr(s.t)
 		err := s.start()
 		if err == nil {
 			break
 		}
 		if try == 3 {
-			t.Fatalf("%s does not start: %v", path, err)
+			s.t.Fatalf("%s does not start: %v", s.bin, err)
 		}
 	}
-	t.Cleanup(s.Kill)
-	return s
+	s.t.Cleanup(s.Kill)
 }
 
 // Addr returns the host:port of the server. It stays the same over Restart.
@@ -201,13 +208,17 @@ func (s *Server) start() error {
 	if err != nil {
 		return err
 	}
-	args := append([]string{
+	var args []string
+	if s.conf != "" {
+		args = append(args, s.conf)
+	}
+	args = append(args,
 		"--bind", host, "--port", port, "--unixsocket", s.Socket(), "--dir", s.dir,
 		"--save", "", "--appendonly", "no", "--daemonize", "no",
 		// Thousands of clients are the subject of these tests, not of this setting.
 		"--maxclients", "15000",
-	}, s.args...)
-	p, err := startProcess(s.bin, args)
+	)
+	p, err := startProcess(s.bin, append(args, s.args...))
 	if err != nil {
 		return err
 	}

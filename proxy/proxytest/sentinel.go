@@ -24,47 +24,137 @@ type Watched struct {
 	A, B      *Server // A is the primary at first
 	Sentinels []*Sentinel
 
-	t testing.TB
+	t     testing.TB
+	lines map[*Server]*Line // by which everybody reaches them; nil: directly
 }
 
 // WithSentinels starts a primary, a replica and three sentinels, and waits until they know each other. To the first of them
 // a primary is down when it has not answered for downAfter, and to the others a second later, so that they do not all want
 // to lead the failover: then nobody does, for seconds. Zero is for tests in which nothing dies: no failover but by hand,
-// however busy the machine is. Arguments are for the primary and the replica.
+// however busy the machine is. Arguments are for the primary and the replica, which have files that the sentinels' orders
+// are written to: who is killed and started again is what it was.
 func WithSentinels(t testing.TB, downAfter time.Duration, args ...string) *Watched {
 	t.Helper()
-	common := append([]string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"}, args...)
-	a := Redis(t, common...)
-	host, port, err := net.SplitHostPort(a.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &Watched{A: a, B: Redis(t, append(common, "--replicaof", host, port)...), t: t}
+	w := &Watched{t: t}
+	w.start(downAfter, args)
+	return w
+}
+
+// WithSentinelsOnLines is WithSentinels, but everybody who talks to the primary or the replica, the sentinels included, does so
+// over a Line to each, whose address it is known by.
+func WithSentinelsOnLines(t testing.TB, downAfter time.Duration, args ...string) *Watched {
+	t.Helper()
+	w := &Watched{t: t, lines: map[*Server]*Line{}}
+	w.start(downAfter, args)
+	return w
+}
+
+func (w *Watched) start(downAfter time.Duration, args []string) {
+	w.t.Helper()
+	w.A, w.B = w.server(args), w.server(args)
+	host, port := w.split(w.Addr(w.A))
 	ctx := context.Background()
-	direct, replica := a.Client(), w.B.Client()
-	w.await("the replica has the primary's data", func() bool {
-		info, err := replica.Info(ctx, "replication").Result()
-		return err == nil && strings.Contains(info, "master_link_status:up")
-	})
+	direct, replica := w.A.Client(), w.B.Client()
+	w.must(replica.Do(ctx, "REPLICAOF", host, port).Err())
+	w.must(replica.Do(ctx, "CONFIG", "REWRITE").Err())
+	w.AwaitReplica(w.B)
 	// From then on it is up to a second until the primary begins to tell it of writes.
-	if err := direct.Set(ctx, "probe", "1", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
+	w.must(direct.Set(ctx, "probe", "1", 0).Err())
 	w.await("the replica is told of writes", func() bool { return replica.Get(ctx, "probe").Err() == nil })
 	direct.Del(ctx, "probe")
 	if downAfter == 0 {
 		downAfter = time.Minute
 	}
-	w.Sentinels = []*Sentinel{
-		startSentinel(t, a.Addr(), downAfter), startSentinel(t, a.Addr(), downAfter+time.Second), startSentinel(t, a.Addr(), downAfter+time.Second),
+	for _, late := range []time.Duration{0, time.Second, time.Second} {
+		w.Sentinels = append(w.Sentinels, startSentinel(w.t, w.Addr(w.A), downAfter+late))
 	}
 	for _, s := range w.Sentinels {
 		w.await("the sentinels know everybody", func() bool {
-			master, err := s.Client().Master(context.Background(), MasterName).Result()
+			master, err := s.Client().Master(ctx, MasterName).Result()
 			return err == nil && master["num-slaves"] == "1" && master["num-other-sentinels"] == "2"
 		})
 	}
-	return w
+}
+
+// server starts a server with a configuration file.
+func (w *Watched) server(args []string) *Server {
+	w.t.Helper()
+	dir := socketDir(w.t)
+	s := &Server{t: w.t, bin: serverProgram(w.t), dir: dir, conf: filepath.Join(dir, "redis.conf")}
+	s.args = append([]string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"}, args...)
+	w.must(os.WriteFile(s.conf, nil, 0o600))
+	s.startAnywhere()
+	if w.lines != nil {
+		w.lines[s] = NewLine(w.t, s.addr)
+		host, port := w.split(w.Addr(s))
+		w.must(s.Client().ConfigSet(context.Background(), "replica-announce-ip", host).Err())
+		w.must(s.Client().ConfigSet(context.Background(), "replica-announce-port", port).Err())
+		w.must(s.Client().ConfigRewrite(context.Background()).Err())
+	}
+	return s
+}
+
+// Line returns the line to a server. There is one only with WithSentinelsOnLines.
+func (w *Watched) Line(s *Server) *Line { return w.lines[s] }
+
+// Addr returns the address that a server is known by.
+func (w *Watched) Addr(s *Server) string {
+	if l := w.lines[s]; l != nil {
+		return l.Addr()
+	}
+	return s.Addr()
+}
+
+// Primary returns who the first of the living sentinels says that it is, and the other one.
+func (w *Watched) Primary() (primary, replica *Server) {
+	w.t.Helper()
+	w.await("a sentinel says who is the primary", func() bool {
+		addr, err := w.Ask()
+		switch {
+		case err != nil:
+		case addr == w.Addr(w.A):
+			primary, replica = w.A, w.B
+		case addr == w.Addr(w.B):
+			primary, replica = w.B, w.A
+		}
+		return primary != nil
+	})
+	return primary, replica
+}
+
+// Ask returns what the first sentinel that answers says of where the primary is. It may be called on any goroutine.
+func (w *Watched) Ask() (addr string, err error) {
+	for _, s := range w.Sentinels {
+		var at []string
+		if at, err = s.Client().GetMasterAddrByName(context.Background(), MasterName).Result(); err == nil {
+			return net.JoinHostPort(at[0], at[1]), nil
+		}
+	}
+	return "", err
+}
+
+// AwaitReplica waits until a server is a replica that has its primary's data.
+func (w *Watched) AwaitReplica(s *Server) {
+	w.t.Helper()
+	c := s.Client()
+	w.await(s.Addr()+" has the primary's data", func() bool {
+		info, err := c.Info(context.Background(), "replication").Result()
+		return err == nil && strings.Contains(info, "master_link_status:up")
+	})
+}
+
+func (w *Watched) split(addr string) (host, port string) {
+	w.t.Helper()
+	host, port, err := net.SplitHostPort(addr)
+	w.must(err)
+	return host, port
+}
+
+func (w *Watched) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // await waits until something holds.
@@ -93,10 +183,8 @@ func (w *Watched) Failover() {
 // AwaitPrimary waits until the living sentinels agree on who the primary is, and the server itself too.
 func (w *Watched) AwaitPrimary(s *Server) {
 	w.t.Helper()
-	host, port, err := net.SplitHostPort(s.Addr())
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	host, port := w.split(w.Addr(s))
+	c := s.Client()
 	w.await("the sentinels say that it is "+s.Addr(), func() bool {
 		for _, x := range w.Sentinels {
 			addr, err := x.Client().GetMasterAddrByName(context.Background(), MasterName).Result()
@@ -104,7 +192,7 @@ func (w *Watched) AwaitPrimary(s *Server) {
 				return false
 			}
 		}
-		info, err := s.Client().Info(context.Background(), "replication").Result()
+		info, err := c.Info(context.Background(), "replication").Result()
 		return err == nil && strings.Contains(info, "role:master")
 	})
 }
