@@ -21,7 +21,7 @@ import (
 // client do to another is left out: the tenants have keys and channels of their own, and scripts are short.
 
 func TestATenantsWorstIsNotNoticedByAnother(t *testing.T) {
-	duration, seed := testDuration(t), testSeed(t)
+	duration, seed := proxytest.Duration(t), proxytest.Seed(t)
 	t.Run("a user with few permissions", func(t *testing.T) {
 		attackTenants(t, &tenants{seed: seed, duration: duration / 3, user: "mallory", kills: true, attackers: 4})
 	})

@@ -15,7 +15,7 @@ import (
 // that it has answered.)
 
 func TestWhatWasAcknowledgedIsThereOnceWhateverBreaks(t *testing.T) {
-	duration, seed := testDuration(t), testSeed(t)
+	duration, seed := proxytest.Duration(t), proxytest.Seed(t)
 	s := proxytest.Redis(t, "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
 	line := proxytest.NewLine(t, s.Addr())
 	cfg := proxytest.Config(t, s)

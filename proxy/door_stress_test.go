@@ -54,7 +54,7 @@ const (
 )
 
 func TestNoLimitIsExceededAtTheDoorWhateverClientsDo(t *testing.T) {
-	duration, seed := testDuration(t), testSeed(t)
+	duration, seed := proxytest.Duration(t), proxytest.Seed(t)
 	for _, loops := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d loops", loops), func(t *testing.T) {
 			s, p := redisAndProxy(t, func(c *proxy.Config) {

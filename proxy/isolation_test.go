@@ -4,10 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,15 +21,8 @@ import (
 // the second half of the time Redis throws the proxy's connections out. A client may then be closed. It may
 // never read a byte that is not its own.
 
-const (
-	// durationVariable sets how long the attack lasts.
-	durationVariable = "REDBOUNCER_TEST_DURATION"
-	// seedVariable repeats the choices of an earlier run, though not its timing.
-	seedVariable = "REDBOUNCER_TEST_SEED"
-)
-
 func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
-	duration, seed := testDuration(t), testSeed(t)
+	duration, seed := proxytest.Duration(t), proxytest.Seed(t)
 	// Where connections are scarce they change hands all the time; where they are not, they are kept for the
 	// next client as the last one left them. With very few, everything waits for everything.
 	t.Run("200 clients on 8 connections", func(t *testing.T) {
@@ -43,33 +34,6 @@ func TestNoClientEverReadsAByteOfAnother(t *testing.T) {
 	t.Run("50 clients on 3 connections", func(t *testing.T) {
 		attack(t, &world{seed: seed, attackers: 50, pool: 3, duration: max(duration/4, time.Second)})
 	})
-}
-
-// testDuration returns how long an attack lasts.
-func testDuration(t *testing.T) time.Duration {
-	v := os.Getenv(durationVariable)
-	if v == "" {
-		return 5 * time.Second
-	}
-	d, err := time.ParseDuration(v)
-	if err != nil {
-		t.Fatalf("%s: %v", durationVariable, err)
-	}
-	return d
-}
-
-// testSeed returns the seed of the choices, and tells it.
-func testSeed(t *testing.T) uint64 {
-	seed := rand.Uint64()
-	if v := os.Getenv(seedVariable); v != "" {
-		n, err := strconv.ParseUint(v, 10, 64)
-		if err != nil {
-			t.Fatalf("%s: %v", seedVariable, err)
-		}
-		seed = n
-	}
-	t.Logf("%s=%d", seedVariable, seed)
-	return seed
 }
 
 // attack runs the attackers and the watcher and checks the books at the end.

@@ -23,7 +23,7 @@ import (
 
 func TestASubscriberNeverMissesAMessageNorHearsOneTwice(t *testing.T) {
 	t.Parallel() // it mostly waits
-	seed := testSeed(t)
+	seed := proxytest.Seed(t)
 	for _, tc := range []struct {
 		name  string
 		loops int

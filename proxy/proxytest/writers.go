@@ -129,34 +129,54 @@ func (x *writer) connect() bool {
 
 // batch sends some writes in one piece. It reports false if the connection is not to be used again.
 func (x *writer) batch() bool {
-	first := len(x.known)
 	var raw []byte
-	for range 1 + x.rnd.IntN(5) {
+	first, replies := len(x.known), make([]int, 1+x.rnd.IntN(5))
+	for i := range replies {
 		x.known = append(x.known, written{})
 		n := len(x.known)
-		raw = AppendCommand(raw, "RPUSH", x.id, strconv.Itoa(n))
+		push := []string{"RPUSH", x.id, strconv.Itoa(n)}
+		replies[i] = 1
+		switch x.rnd.IntN(20) {
+		case 0: // needs a connection of its own
+			raw = AppendCommand(raw, "WATCH", x.id)
+			replies[i]++
+			fallthrough
+		case 1:
+			raw = AppendCommand(raw, "MULTI")
+			raw = AppendCommand(AppendCommand(raw, push...), "EXEC")
+			replies[i] += 2
+		default:
+			raw = AppendCommand(raw, push...)
+		}
 		raw = AppendCommand(raw, "ECHO", x.sign(n))
 	}
-	if err := x.conn.TryWrite(raw); err != nil {
-		return false
-	}
+	return x.conn.TryWrite(raw) == nil && x.replies(first, replies)
+}
+
+// replies reads so many replies to each write, of which the last says what has become of it, and that to the question behind
+// it. It reports false if the connection is not to be used again.
+func (x *writer) replies(first int, each []int) bool {
 	stay := true
-	for i := first; i < len(x.known); i++ {
+	for i, n := range each {
+		var got []byte
+		for range n {
+			var err error
+			if got, err = x.read(); err != nil {
+				return false
+			}
+			stay = stay && (x.w.leave == nil || !x.w.leave(got))
+		}
+		switch s := string(got); {
+		case strings.HasPrefix(s, ":"), strings.HasPrefix(s, "*1\r\n:"):
+			x.known[first+i] = written{acknowledged, time.Now()}
+		case strings.HasPrefix(s, "-"), strings.HasPrefix(s, "*1\r\n-"), s == "*-1\r\n":
+			x.known[first+i] = written{refused, time.Now()}
+		default:
+			x.problem("was told %q to write %d", got, first+i+1)
+		}
+		sign := x.sign(first + i + 1)
 		got, err := x.read()
 		if err != nil {
-			return false
-		}
-		switch got[0] {
-		case ':':
-			x.known[i] = written{acknowledged, time.Now()}
-		case '-':
-			x.known[i] = written{refused, time.Now()}
-		default:
-			x.problem("was told %q to RPUSH %d", got, i+1)
-		}
-		stay = stay && (x.w.leave == nil || !x.w.leave(got))
-		sign := x.sign(i + 1)
-		if got, err = x.read(); err != nil {
 			return false
 		}
 		if want := fmt.Sprintf("$%d\r\n%s\r\n", len(sign), sign); string(got) != want && got[0] != '-' {
