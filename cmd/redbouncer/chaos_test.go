@@ -119,11 +119,7 @@ func startChaos(t *testing.T, duration time.Duration, seed uint64) *chaos {
 			time.Sleep(min(duration/10, 5*time.Second))
 			s.Thaw()
 		}},
-		{"failover", func() {
-			_, other := w.servers.Primary()
-			w.servers.Failover()
-			w.servers.AwaitPrimary(other)
-		}},
+		{"failover", func() { w.servers.Failover() }},
 		{"cut", func() { w.line().CutAfter(w.rnd.IntN(2000)) }},
 		{"crumbs", func() {
 			l := w.line()
@@ -153,8 +149,7 @@ func (w *chaos) run(cfg proxytest.WritersConfig) {
 	}
 	writers.Wait()
 	most := bound()
-	primary, _ := w.servers.Primary()
-	w.servers.AwaitPrimary(primary)
+	primary, _ := w.servers.AwaitSettled()
 	w.judge(writers.Verify(proxytest.Dial(w.t, primary.Addr())), most)
 }
 
@@ -178,9 +173,7 @@ func (w *chaos) breakOne() {
 		w.line().CutAfter(-1)
 	}
 	w.pause(int(min(w.duration/20, 2*time.Second).Milliseconds()))
-	after, replica := w.servers.Primary()
-	w.servers.AwaitPrimary(after)
-	w.servers.AwaitReplica(replica)
+	after, _ := w.servers.AwaitSettled()
 	if after != before {
 		w.failovers = append(w.failovers, period{from.Add(-time.Second), time.Now()})
 	}

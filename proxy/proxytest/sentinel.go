@@ -57,7 +57,7 @@ func (w *Watched) start(downAfter time.Duration, args []string) {
 	direct, replica := w.A.Client(), w.B.Client()
 	w.must(replica.Do(ctx, "REPLICAOF", host, port).Err())
 	w.must(replica.Do(ctx, "CONFIG", "REWRITE").Err())
-	w.AwaitReplica(w.B)
+	w.await("the replica has the primary's data", func() bool { return w.B.reports("master_link_status:up") })
 	// From then on it is up to a second until the primary begins to tell it of writes.
 	w.must(direct.Set(ctx, "probe", "1", 0).Err())
 	w.await("the replica is told of writes", func() bool { return replica.Get(ctx, "probe").Err() == nil })
@@ -105,42 +105,93 @@ func (w *Watched) Addr(s *Server) string {
 	return s.Addr()
 }
 
-// Primary returns who the first of the living sentinels says that it is, and the other one.
+// Primary returns who the first sentinel that answers says that it is, and the other one.
 func (w *Watched) Primary() (primary, replica *Server) {
 	w.t.Helper()
 	w.await("a sentinel says who is the primary", func() bool {
 		addr, err := w.Ask()
-		switch {
-		case err != nil:
-		case addr == w.Addr(w.A):
-			primary, replica = w.A, w.B
-		case addr == w.Addr(w.B):
-			primary, replica = w.B, w.A
-		}
-		return primary != nil
+		primary, replica = w.named(addr)
+		return err == nil && primary != nil
 	})
 	return primary, replica
+}
+
+// named returns the server at an address, and the other one.
+func (w *Watched) named(addr string) (it, other *Server) {
+	switch addr {
+	case w.Addr(w.A):
+		return w.A, w.B
+	case w.Addr(w.B):
+		return w.B, w.A
+	}
+	return nil, nil
+}
+
+// AwaitSettled waits until all sentinels agree on who the primary is, it is, and the other one is a replica that has its data.
+// That takes up to a minute when failovers are under way, as those that come to nothing are tried again.
+func (w *Watched) AwaitSettled() (primary, replica *Server) {
+	w.t.Helper()
+	for deadline := time.Now().Add(3 * startTimeout); ; time.Sleep(50 * time.Millisecond) {
+		if primary, replica = w.settled(); primary != nil {
+			return primary, replica
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatal("sentinels, primary and replica are at odds after a minute")
+		}
+	}
+}
+
+// settled returns nil if AwaitSettled has to wait.
+func (w *Watched) settled() (primary, replica *Server) {
+	addr, err := w.Ask()
+	if err != nil {
+		return nil, nil
+	}
+	for _, s := range w.Sentinels {
+		if said, err := s.primary(); err != nil || said != addr {
+			return nil, nil
+		}
+	}
+	primary, replica = w.named(addr)
+	if primary == nil || !primary.reports("role:master") || !replica.reports("master_link_status:up") {
+		return nil, nil
+	}
+	return primary, replica
+}
+
+// reports says whether INFO replication has some words. It asks on a connection of its own, as the last one may have gone
+// with the server.
+func (s *Server) reports(words string) bool {
+	c, err := TryDial(s.Addr())
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetTimeout(time.Second)
+	if c.TryWrite(AppendCommand(nil, "INFO", "replication")) != nil {
+		return false
+	}
+	said, err := c.TryReadReply()
+	return err == nil && strings.Contains(string(said), words)
 }
 
 // Ask returns what the first sentinel that answers says of where the primary is. It may be called on any goroutine.
 func (w *Watched) Ask() (addr string, err error) {
 	for _, s := range w.Sentinels {
-		var at []string
-		if at, err = s.Client().GetMasterAddrByName(context.Background(), MasterName).Result(); err == nil {
-			return net.JoinHostPort(at[0], at[1]), nil
+		if addr, err = s.primary(); err == nil {
+			return addr, nil
 		}
 	}
 	return "", err
 }
 
-// AwaitReplica waits until a server is a replica that has its primary's data.
-func (w *Watched) AwaitReplica(s *Server) {
-	w.t.Helper()
-	c := s.Client()
-	w.await(s.Addr()+" has the primary's data", func() bool {
-		info, err := c.Info(context.Background(), "replication").Result()
-		return err == nil && strings.Contains(info, "master_link_status:up")
-	})
+// primary returns what the sentinel says of where the primary is.
+func (s *Sentinel) primary() (addr string, err error) {
+	at, err := s.Client().GetMasterAddrByName(context.Background(), MasterName).Result()
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(at[0], at[1]), nil
 }
 
 func (w *Watched) split(addr string) (host, port string) {
@@ -184,7 +235,6 @@ func (w *Watched) Failover() {
 func (w *Watched) AwaitPrimary(s *Server) {
 	w.t.Helper()
 	host, port := w.split(w.Addr(s))
-	c := s.Client()
 	w.await("the sentinels say that it is "+s.Addr(), func() bool {
 		for _, x := range w.Sentinels {
 			addr, err := x.Client().GetMasterAddrByName(context.Background(), MasterName).Result()
@@ -192,8 +242,7 @@ func (w *Watched) AwaitPrimary(s *Server) {
 				return false
 			}
 		}
-		info, err := c.Info(context.Background(), "replication").Result()
-		return err == nil && strings.Contains(info, "role:master")
+		return s.reports("role:master")
 	})
 }
 
