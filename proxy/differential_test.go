@@ -259,12 +259,17 @@ func directRuns(t *testing.T, direct *side, runs []run, wants chan<- outcome) {
 	}
 }
 
+// runsOf returns every way in which a group of cases is run. Under the race detector that is one in three: there the threads
+// are of interest, and not each reply.
 func runsOf(tab *diffTable, group []diffCase) []run {
 	var runs []run
+	n := 0
 	for _, c := range group {
 		for _, proto := range []string{"2", "3"} {
 			for _, m := range tab.modes(c) {
-				runs = append(runs, run{c, proto, m})
+				if n++; !underRace || n%3 == 1 {
+					runs = append(runs, run{c, proto, m})
+				}
 			}
 		}
 	}
