@@ -1,0 +1,390 @@
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redbouncer/redbouncer/limits"
+)
+
+// Advice is something to do. It is part of the JSON output.
+type Advice struct {
+	Code     string   `json:"code"` // stable
+	Title    string   `json:"title"`
+	Why      string   `json:"why"`
+	Commands []string `json:"commands"`
+
+	gain int // how many connections it frees or makes room for: what helps most comes first
+}
+
+// advice is what to do, what would help most first.
+func (v *survey) advice() []Advice {
+	var all []Advice
+	for _, of := range []func() []Advice{
+		v.adviseRoom, v.adviseLeaks, v.adviseIdle, v.adviseProxy, v.adviseKeepAlive, v.adviseNames, v.adviseRights,
+	} {
+		all = append(all, of()...)
+	}
+	slices.SortStableFunc(all, func(a, b Advice) int { return cmp.Compare(b.gain, a.gain) })
+	return all
+}
+
+// redisCLI is how redis-cli gets there, without the password, which it reads from REDISCLI_AUTH.
+func (v *survey) redisCLI(words ...string) string {
+	o := v.server.options
+	b := "redis-cli"
+	if o.Network == "unix" {
+		b += " -s " + quoted(o.Addr)
+	} else {
+		host, port := splitAddr(o.Addr)
+		b += " -h " + quoted(host) + " -p " + port
+	}
+	if v.server.tls != nil {
+		b += " --tls"
+	}
+	if o.Username != "" && o.Username != "default" {
+		b += " --user " + quoted(o.Username)
+	}
+	for _, w := range words {
+		b += " " + quoted(w)
+	}
+	return b
+}
+
+func splitAddr(addr string) (host, port string) {
+	i := strings.LastIndex(addr, ":")
+	if i < 0 {
+		return addr, "6379"
+	}
+	return strings.Trim(addr[:i], "[]"), addr[i+1:]
+}
+
+func (v *survey) isTight() bool {
+	return v.percent() >= float64(v.cfg.Threshold) || v.tries.refused > 0
+}
+
+// adviseRoom is the first aid. Without a leak it is the cure, too.
+func (v *survey) adviseRoom() []Advice {
+	if !v.isTight() && v.since("rejected_connections") == 0 || v.maxclients <= 0 {
+		return nil
+	}
+	want := roundUp(2 * max(v.used(), v.maxclients))
+	a := Advice{
+		Code: "raise-maxclients", Title: fmt.Sprintf("Raise maxclients to %d, at once and without a restart", want),
+		Why:      "It makes room now. If something leaks, it only gains time.",
+		Commands: []string{v.redisCLI("CONFIG", "SET", "maxclients", fmt.Sprint(want))}, gain: want,
+	}
+	if v.now.isProxy() {
+		a.Why = "Clients of the proxy cost Redis nothing. PROXY CONFIG REWRITE writes it into the proxy's file."
+		return []Advice{a}
+	}
+	a.Commands = append(a.Commands, v.redisCLI("CONFIG", "REWRITE")+"   # so that it lasts")
+	if f := v.files; f.limit == 0 || want+spare > f.limit {
+		switch {
+		case f.limit == 0 || f.hard >= want+spare:
+			a.Why += " If the answer is \"not able to handle\", the open-file limit is in the way:"
+		default:
+			a.Why += fmt.Sprintf(" The open-file limit is in the way: %d (%s), and %d are needed:", f.limit, f.from, want+spare)
+		}
+		a.Commands = append(a.Commands, raiseOpenFiles(v.now.number("process_id"), v.onThisHost() && f.limit > 0, want+spare)...)
+	}
+	return []Advice{a}
+}
+
+func raiseOpenFiles(pid int, here bool, want int) []string {
+	process := "$(pidof redis-server)"
+	if here && pid > 0 {
+		process = fmt.Sprint(pid)
+	}
+	return []string{
+		fmt.Sprintf("sudo prlimit --pid %s --nofile=%d:%d   # for the process that runs", process, want, want),
+		fmt.Sprintf("sudo systemctl edit redis   # [Service] LimitNOFILE=%d; for the next start", want),
+		fmt.Sprintf("docker run --ulimit nofile=%d:%d ...   # in a container; else ulimit -n %d before the start", want, want, want),
+	}
+}
+
+// mistakes are what lies behind what a rule has seen, in words that lead to the code.
+var mistakes = map[limits.LeakRule]string{
+	limits.NeverSpoke:   "connections are opened and never used",
+	limits.Churn:        "a new client is made for each request",
+	limits.Growing:      "connections are opened and not closed",
+	limits.PoolTooLarge: "the pool is too large",
+	limits.IdleHoard:    "idle connections are kept",
+}
+
+func (v *survey) adviseLeaks() (all []Advice) {
+	for _, s := range v.suspects() {
+		a := Advice{
+			Code: "fix-" + string(s.Rule), Title: fmt.Sprintf("Fix %s: %s", safe(s.Source, 40), mistakes[s.Rule]),
+			Why: upperFirst(s.Advice) + "." + libraryHint(s.Identities[limits.ByLib], s.Rule), gain: s.Report.Open + 1,
+		}
+		if s.Rule == limits.PoolTooLarge {
+			a.gain = max(s.Report.Open-s.Size, 1)
+		}
+		if v.now.isProxy() {
+			a.Commands = []string{"redis-cli -p 6390 PROXY SET LIMIT " + limitRule(s.Identities, max(s.Size, 20)) + "   # on the proxy's host"}
+		} else if len(s.Report.Oldest) > 0 {
+			a.Commands = []string{v.redisCLI("CLIENT", "LIST") + " | grep " + quoted(grepWord(s.Identities))}
+		}
+		all = append(all, a)
+	}
+	if v.churns() {
+		a := Advice{
+			Code: "fix-churn", Title: "Find who opens a connection for each command",
+			Why: "Each costs a round trip or more and a descriptor. Look for a client that is made for each request; make one when the " +
+				"program starts, with a pool, and let all requests use it. MONITOR slows Redis down while it runs: who shows many ports here is it.",
+			Commands: []string{"timeout 2 " + v.redisCLI("MONITOR") + ` | grep -o '\[[^]]*\]' | sort -u | sed 's/.* //; s/:[0-9]*]$//' | sort | uniq -c | sort -rn | head`},
+		}
+		_, rate := v.churn()
+		a.gain = int(rate / 60)
+		all = append(all, a)
+	}
+	return all
+}
+
+// libraryHint names the setting or the call, in the library that the source says it uses.
+func libraryHint(lib string, rule limits.LeakRule) string {
+	name, _, _ := strings.Cut(lib, "/")
+	name, _, _ = strings.Cut(name, "(") // redis-py(celery_v5) and the like
+	for _, row := range libraryHints {
+		if strings.EqualFold(row.lib, name) {
+			if hint := row.hints[rule]; hint != "" {
+				return " In " + row.lib + ": " + hint + "."
+			}
+		}
+	}
+	return ""
+}
+
+type libraryRow struct {
+	lib   string
+	hints map[limits.LeakRule]string
+}
+
+// libraryHints are keyed by what CLIENT SETINFO LIB-NAME says.
+var libraryHints = []libraryRow{
+	{"go-redis", map[limits.LeakRule]string{
+		limits.NeverSpoke: "lower MinIdleConns", limits.PoolTooLarge: "lower PoolSize and MinIdleConns",
+		limits.Churn:     "one redis.NewClient for the program",
+		limits.Growing:   "Close what Conn(), Subscribe() and NewClient() return, with defer",
+		limits.IdleHoard: "set ConnMaxIdleTime and MaxIdleConns",
+	}},
+	{"redis-py", map[limits.LeakRule]string{
+		limits.Churn: "one redis.Redis for the program", limits.PoolTooLarge: "lower max_connections of the ConnectionPool",
+		limits.Growing:   "close() what pubsub(), client() and Redis() return, or use with; one ConnectionPool for all",
+		limits.IdleHoard: "one ConnectionPool for the process; its connections are not closed by themselves",
+	}},
+	{"jedis", map[limits.LeakRule]string{
+		limits.NeverSpoke: "lower minIdle", limits.PoolTooLarge: "lower maxTotal and maxIdle",
+		limits.Churn: "one JedisPool for the program", limits.Growing: "try (Jedis j = pool.getResource()) { ... } gives it back",
+		limits.IdleHoard: "set minEvictableIdleDuration and timeBetweenEvictionRuns",
+	}},
+	{"lettuce", map[limits.LeakRule]string{
+		limits.Churn: "one RedisClient and one StatefulRedisConnection for the program", limits.Growing: "close() what connect() and connectPubSub() return",
+	}},
+	{"ioredis", map[limits.LeakRule]string{
+		limits.Churn: "one new Redis() for the process, made outside of the handler", limits.Growing: "quit() what new Redis() and duplicate() return",
+	}},
+	{"node-redis", map[limits.LeakRule]string{
+		limits.Churn: "one createClient() for the process, made outside of the handler", limits.Growing: "close() what createClient() and duplicate() return",
+	}},
+	{"SE.Redis", map[limits.LeakRule]string{
+		limits.Churn: "one ConnectionMultiplexer for the program", limits.Growing: "one ConnectionMultiplexer for the program, not one a request",
+	}},
+}
+
+// grepWord is what finds the source's lines in CLIENT LIST.
+func grepWord(ids limits.Identities) string {
+	if ids[limits.ByName] != "" {
+		return " name=" + ids[limits.ByName] + " "
+	}
+	if ids[limits.ByAddr] == "unix" {
+		return "flags=U"
+	}
+	return " addr=" + ids[limits.ByAddr]
+}
+
+// limitRule is a rule for a redbouncer that bounds the source.
+func limitRule(ids limits.Identities, most int) string {
+	kind, value := limits.ByAddr, ids[limits.ByAddr]
+	if ids[limits.ByName] != "" {
+		kind, value = limits.ByName, ids[limits.ByName]
+	}
+	return fmt.Sprintf("%s %s maxclients %d", kind, value, most)
+}
+
+func (v *survey) adviseIdle() (all []Advice) {
+	idle := len(v.idleClients(v.cfg.Idle))
+	if idle == 0 {
+		return nil
+	}
+	seconds := int(v.cfg.Idle.Seconds())
+	if v.isTight() || idle >= 20 {
+		all = append(all, Advice{
+			Code: "kill-idle", Title: fmt.Sprintf("Close the %s idle for longer than %s", plural(idle, "connection that is", "connections that are"), span(v.cfg.Idle)),
+			Why:      "Pools open others when they need them. Without --yes it only says whom it would close.",
+			Commands: []string{"redbouncer doctor --kill-idle " + fmt.Sprintf("%ds", seconds) + " " + v.plainURL()}, gain: idle,
+		})
+	}
+	if v.timeout == 0 && idle >= 5 {
+		set := max(seconds, 60)
+		all = append(all, Advice{
+			Code: "set-timeout", Title: fmt.Sprintf("Have idle connections closed after %d s from now on", set),
+			Why:      "Pub/sub clients are exempt. A pool must be able to replace a connection that is gone: most do when they next use it.",
+			Commands: []string{v.redisCLI("CONFIG", "SET", "timeout", fmt.Sprint(set)), v.redisCLI("CONFIG", "REWRITE")}, gain: max(idle-1, 1),
+		})
+	}
+	return all
+}
+
+// plainURL is the server's URL without user and password.
+func (v *survey) plainURL() string { return plainURL(v.server) }
+
+func plainURL(s *server) string {
+	o := s.options
+	scheme := "redis://"
+	switch {
+	case o.Network == "unix":
+		return quoted("unix://" + o.Addr)
+	case s.tls != nil:
+		scheme = "rediss://"
+	}
+	user := ""
+	if o.Username != "" && o.Password != "" {
+		user = o.Username + ":PASSWORD@"
+	} else if o.Password != "" {
+		user = ":PASSWORD@"
+	}
+	return scheme + user + o.Addr
+}
+
+// adviseProxy puts a redbouncer in front, with settings from what was seen.
+func (v *survey) adviseProxy() []Advice {
+	if v.now.isProxy() || !v.listed || v.maxclients <= 0 || !v.isTight() && v.since("rejected_connections") == 0 && len(v.suspects()) == 0 {
+		return nil
+	}
+	return []Advice{{
+		Code: "proxy", Title: "Put redbouncer in front, and give applications its port",
+		Why: fmt.Sprintf("It serves them over at most %d connections to Redis, lets no source take all places, and names the leaks.", v.poolSize()),
+		Commands: []string{
+			v.proxyCommand(),
+		}, gain: max(v.used()*2/3-v.poolSize(), 2),
+	}}
+}
+
+// poolSize is what the connections that must be pinned take, and some lanes: those that block or are in transactions, half as
+// many again.
+func (v *survey) poolSize() int {
+	pinned := v.count(func(c *client) bool { return c.isBlocked() || c.inTransaction() })
+	return min(max(16, roundUp(pinned*3/2+4)), max(v.maxclients/2, 4))
+}
+
+func (v *survey) proxyCommand() string {
+	b := "redbouncer serve --listen 0.0.0.0:6380"
+	url := v.plainURL()
+	if v.server.options.Password == "" {
+		b += " --upstream " + url
+	} else {
+		b = "REDBOUNCER_UPSTREAM=" + url + " " + b
+	}
+	b += fmt.Sprintf(" --maxclients %d --pool-size %d", roundUp(2*max(v.used(), v.maxclients)), v.poolSize())
+	most := 0
+	suspect := map[string]bool{}
+	for _, s := range v.suspects() {
+		suspect[s.Identities[limits.ByAddr]] = true
+		if s.Identities[limits.ByName] != "" {
+			b += " --limit " + quoted(limitRule(s.Identities, max(s.Size, 20))+" overflow queue")
+		}
+	}
+	for _, s := range v.sources(byAddr) {
+		if !suspect[s.Value] {
+			most = max(most, s.Open)
+		}
+	}
+	return b + " --limit " + quoted(fmt.Sprintf("addr each maxclients %d overflow queue", max(100, roundUp(most*3/2))))
+}
+
+func (v *survey) adviseKeepAlive() []Advice {
+	if v.keepalive != 0 {
+		return nil
+	}
+	return []Advice{{
+		Code: "set-keepalive", Title: "Have vanished clients noticed", Why: "Connections that are open already keep what they have.",
+		Commands: []string{v.redisCLI("CONFIG", "SET", "tcp-keepalive", "300"), v.redisCLI("CONFIG", "REWRITE")}, gain: 1,
+	}}
+}
+
+func (v *survey) adviseNames() []Advice {
+	unnamed := v.count(func(c *client) bool { return c.name == "" && !c.isPeer() })
+	if unnamed*2 < len(v.clients) || unnamed < 5 {
+		return nil
+	}
+	return []Advice{{
+		Code: "name-clients", Title: "Let applications say who they are", Commands: []string{},
+		Why: "CLIENT SETNAME, which every library has a setting for (ClientName, client_name, connectionName): the next time, the name " +
+			"tells which of several programs behind an address it is.",
+	}}
+}
+
+func (v *survey) adviseRights() []Advice {
+	var rules []string
+	for _, b := range v.blind {
+		if b.ACL != "" {
+			rules = append(rules, "redis-cli "+b.ACL)
+		}
+	}
+	if len(rules) == 0 {
+		return nil
+	}
+	gain := 0
+	if !v.listed {
+		gain = 2 // without the list there is no cause to be found
+	}
+	return []Advice{{
+		Code: "rights", Title: "Let this user see what it could not", Why: "As a user that may change users:", Commands: rules, gain: gain,
+	}}
+}
+
+// roundUp returns the next number that has one or two digits and zeros.
+func roundUp(n int) int {
+	unit := 1
+	for n > 100*unit {
+		unit *= 10
+	}
+	return (n + unit - 1) / unit * unit
+}
+
+func upperFirst(text string) string {
+	if text == "" {
+		return ""
+	}
+	return strings.ToUpper(text[:1]) + text[1:]
+}
+
+// troubleAdvice is what to do when there is no way in.
+func troubleAdvice(t *trouble, o *redis.Options, s *server) []Advice {
+	if t.kind != TroubleFull {
+		return []Advice{{Code: "connect", Title: "Have doctor get in", Why: upperFirst(t.advice) + ".", Commands: []string{}}}
+	}
+	_, port := splitAddr(o.Addr)
+	return []Advice{
+		{Code: "wait-for-a-place", Title: "Have one known client give up its place, and doctor take it",
+			Why: "Stop or scale down one program that you know: a worker, a replica of a deployment. No restart of Redis is needed, and " +
+				"none helps for long. CLIENT LIST and CONFIG SET cannot be had without a connection, also on the host of Redis.",
+			Commands: []string{"redbouncer doctor --for 5m " + plainURL(s)}},
+		{Code: "count-by-address", Title: "See who holds the places, on the host of Redis and without a connection",
+			Why: "The kernel knows. The unix socket has no places of its own.",
+			Commands: []string{
+				fmt.Sprintf("ss -Htn state established '( sport = :%s )' | awk '{print $4}' | sed 's/:[0-9]*$//' | sort | uniq -c | sort -rn | head", port),
+				fmt.Sprintf("sudo ss -K dst ADDRESS sport = :%s   # cuts off all connections of the worst", port),
+				"grep 'open files' /proc/$(pidof redis-server)/limits",
+			}},
+		{Code: "raise-maxclients", Title: "Then raise maxclients, as soon as one connection is to be had",
+			Why:      "It takes effect at once. If this is a redbouncer, its console has places of its own: redis-cli -p 6390 PROXY SHOW SOURCES.",
+			Commands: []string{"redis-cli -p " + port + " CONFIG SET maxclients 20000"}},
+	}
+}
