@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -217,15 +218,25 @@ func limitRule(ids limits.Identities, most int) string {
 	return fmt.Sprintf("%s %s maxclients %d", kind, value, most)
 }
 
+// idleToClose is from when on idle connections are worth closing, and how many there are: sooner than they count as idle where
+// there is no room, and a leak is younger than that.
+func (v *survey) idleToClose() (longer time.Duration, n int) {
+	longer, n = v.cfg.Idle, len(v.idleClients(v.cfg.Idle))
+	if sooner := len(v.idleClients(time.Minute)); v.isTight() && sooner > 2*n {
+		return time.Minute, sooner
+	}
+	return longer, n
+}
+
 func (v *survey) adviseIdle() (all []Advice) {
-	idle := len(v.idleClients(v.cfg.Idle))
+	longer, idle := v.idleToClose()
 	if idle == 0 {
 		return nil
 	}
-	seconds := int(v.cfg.Idle.Seconds())
+	seconds := int(longer.Seconds())
 	if v.isTight() || idle >= 20 {
 		all = append(all, Advice{
-			Code: "kill-idle", Title: fmt.Sprintf("Close the %s idle for longer than %s", plural(idle, "connection that is", "connections that are"), span(v.cfg.Idle)),
+			Code: "kill-idle", Title: fmt.Sprintf("Close the %s idle for longer than %s", plural(idle, "connection that is", "connections that are"), span(longer)),
 			Why:      "Pools open others when they need them. Without --yes it only says whom it would close.",
 			Commands: []string{"redbouncer doctor --kill-idle " + fmt.Sprintf("%ds", seconds) + " " + v.plainURL()}, gain: idle,
 		})
@@ -272,7 +283,7 @@ func (v *survey) adviseProxy() []Advice {
 		Why: fmt.Sprintf("It serves them over at most %d connections to Redis, lets no source take all places, and names the leaks.", v.poolSize()),
 		Commands: []string{
 			v.proxyCommand(),
-		}, gain: max(v.used()*2/3-v.poolSize(), 2),
+		}, gain: max(v.used()/3-v.poolSize(), 2),
 	}}
 }
 
@@ -331,13 +342,17 @@ func (v *survey) adviseNames() []Advice {
 }
 
 func (v *survey) adviseRights() []Advice {
-	var rules []string
+	command := ""
 	for _, b := range v.blind {
-		if b.ACL != "" {
-			rules = append(rules, "redis-cli "+b.ACL)
+		switch {
+		case b.ACL == "":
+		case command == "":
+			command = "redis-cli " + b.ACL
+		default:
+			command += " " + strings.Join(strings.Fields(b.ACL)[3:], " ")
 		}
 	}
-	if len(rules) == 0 {
+	if command == "" {
 		return nil
 	}
 	gain := 0
@@ -345,7 +360,7 @@ func (v *survey) adviseRights() []Advice {
 		gain = 2 // without the list there is no cause to be found
 	}
 	return []Advice{{
-		Code: "rights", Title: "Let this user see what it could not", Why: "As a user that may change users:", Commands: rules, gain: gain,
+		Code: "rights", Title: "Let this user see what it could not", Why: "As a user that may change users:", Commands: []string{command}, gain: gain,
 	}}
 }
 

@@ -289,7 +289,10 @@ func (s *server) explainTLS(err error, said string) error {
 	var host x509.HostnameError
 	var verify *tls.CertificateVerificationError
 	switch {
-	case errors.As(err, &record), strings.HasPrefix(said, "-"), errors.Is(err, context.DeadlineExceeded) && said == "":
+	case errors.Is(err, context.DeadlineExceeded) && said == "":
+		return &trouble{TroubleTLS, "it does not answer the TLS greeting, as a Redis does not on a port without TLS",
+			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)"}
+	case errors.As(err, &record), strings.HasPrefix(said, "-"):
 		return &trouble{TroubleTLS, "it does not speak TLS on this port: " + err.Error(),
 			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)"}
 	case errors.As(err, &unknown):

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Config says whom to look at, and how. Times that are zero stand for their defaults, unless it says otherwise.
@@ -103,6 +105,7 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (int, error) {
 		return ExitUnknown, err
 	}
 	cfg.fill()
+	redis.SetLogger(silence{}) // it writes to standard error of what we are told as well
 	if cfg.Size != "" {
 		return runSize(ctx, &cfg, out)
 	}
@@ -120,6 +123,11 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (int, error) {
 	r := examine(ctx, &cfg, s)
 	return r.ExitStatus, r.write(out, &cfg)
 }
+
+// silence is a log for the client library.
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
 
 // leastWatch is how long a server is watched whose last place it took long to get.
 const leastWatch = 3 * time.Second

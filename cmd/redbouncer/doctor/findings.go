@@ -76,7 +76,8 @@ func (v *survey) findFullness(find finder) {
 	total := v.now.number("rejected_connections")
 	switch now := v.since("rejected_connections"); {
 	case now > 0:
-		find(Critical, "rejecting", "%d connections were refused in %s, %.1f a second; %d since the start", now, span(v.took),
+		find(Critical, "rejecting", "%s refused in %s, %.1f a second; %d since the start",
+			plural(now, "connection was", "connections were"), span(v.took),
 			float64(now)/max(v.took.Seconds(), 1), total)
 	case total > 0:
 		find(Notice, "rejected-before", "%s been refused since the start, none of them in these %s",
@@ -120,12 +121,15 @@ func (v *survey) findLeaks(find finder) {
 	}
 	if come, rate := v.churn(); v.churns() {
 		text := fmt.Sprintf("%d connections were opened in %s, and %.0f a minute closed again", come, span(v.took), rate)
-		if source, n := v.topShort(); n > 0 {
-			text += fmt.Sprintf("; %d of those that were seen are of %s", n, safe(source, 40))
+		if source, n := v.topShort(); n >= tellingShort {
+			text += fmt.Sprintf("; of those that were seen, most (%d) are of %s", n, safe(source, 40))
 		}
 		find(Warning, "churn", "%s", text)
 	}
 }
+
+// tellingShort is how many short connections of a source it takes to be more than chance.
+const tellingShort = 3
 
 // churns reports whether connections come and go as fast as the leak rule churn says, whoever it is. That rule itself looks
 // at connections that were listed, and those of a millisecond are not; and it takes longer.

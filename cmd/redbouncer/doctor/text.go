@@ -47,9 +47,10 @@ func (r *Report) writeText(w io.Writer, colour bool) error {
 	}
 	if r.Trouble != nil {
 		p.trouble(r.Trouble)
+	} else {
+		p.findings(r.Findings)
 	}
-	p.findings(r.Findings)
-	if r.Sources != nil {
+	if r.Sources != nil && len(r.Sources.Addr) > 0 {
 		p.sources(r)
 		p.idlest(r.Idlest)
 	}
@@ -88,6 +89,10 @@ func (p *printer) figures(r *Report) {
 		p.wrap(fmt.Sprintf("%-14s", name), strings.Repeat(" ", 14), fmt.Sprintf(format, args...))
 	}
 	fmt.Fprintln(p)
+	if c.Used == nil && c.MaxClients == nil {
+		line("connections", "this user may not see how many there are")
+		return
+	}
 	line("connections", "%s of %s used (%s %%), %s left; headroom %s %%", shown(c.Used, "%d"), shown(c.MaxClients, "%d"),
 		shown(c.UsedPercent, "%.1f"), shown(c.Left, "%d"), shown(c.HeadroomPercent, "%.1f"))
 	if c.Clients != nil || c.Listed != nil {
@@ -141,7 +146,7 @@ func (p *printer) findings(all []Finding) {
 
 func (p *printer) trouble(t *Trouble) {
 	fmt.Fprintln(p)
-	p.wrap("  ", "  ", upperFirst(safe(t.Text, 400))+".")
+	p.wrap("  ", "  ", upperFirst(strings.TrimRight(safe(t.Text, 400), "."))+".")
 	if t.Sockets == nil {
 		return
 	}
