@@ -140,8 +140,7 @@ func (v *survey) adviseLeaks() (all []Advice) {
 				"program starts, with a pool, and let all requests use it. MONITOR slows Redis down while it runs: who shows many ports here is it.",
 			Commands: []string{"timeout 2 " + v.redisCLI("MONITOR") + ` | grep -o '\[[^]]*\]' | sort -u | sed 's/.* //; s/:[0-9]*]$//' | sort | uniq -c | sort -rn | head`},
 		}
-		_, rate := v.churn()
-		a.gain = int(rate / 60)
+		a.gain = int(v.briefPerMinute() / 60)
 		all = append(all, a)
 	}
 	return all

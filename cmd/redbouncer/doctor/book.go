@@ -12,7 +12,7 @@ import (
 //   - The two minutes before the first look are played back from the ages of the connections that are left. Those that have
 //     gone are missing in it, so that a pool whose connections are replaced looks as if it grew: a source that is said to
 //     grow has to do so while it is watched as well.
-//   - Connections that come and go between two looks are not seen at all; see churn.
+//   - Connections that come and go between two looks are not seen at all; see survey.brief.
 //   - Idle times are in whole seconds. What was used within the same one counts as used at once, so that a pool is called
 //     too large rather too seldom.
 type book struct {
@@ -24,7 +24,7 @@ type book struct {
 	began  time.Time
 	opened map[string]int
 	closed map[string]int
-	short  map[string]int // of those closed: with few commands, and young
+	brief  map[string]int // of those closed: with few commands, and gone at once
 	rules  limits.SuspectRules
 }
 
@@ -35,6 +35,9 @@ type entry struct {
 	seen time.Time
 }
 
+// briefAge is how old a connection is at most that was closed at once. The leak rule churn allows for more, and takes longer.
+const briefAge = 5 * time.Second
+
 // replayed is how many windows are played back: as many as the ledger remembers.
 const replayed = 24
 
@@ -42,7 +45,7 @@ const replayed = 24
 func newBook(first []client, now time.Time) *book {
 	b := &book{
 		ledger: limits.NewLedger(limits.SuspectRules{}), open: map[int64]*entry{}, began: now, turned: now,
-		opened: map[string]int{}, closed: map[string]int{}, short: map[string]int{},
+		opened: map[string]int{}, closed: map[string]int{}, brief: map[string]int{},
 	}
 	b.rules = b.ledger.Rules()
 	for ago := (replayed - 1) * limits.LedgerWindow; ago >= 0; ago -= limits.LedgerWindow {
@@ -111,8 +114,8 @@ func (b *book) leave(e *entry, now time.Time) {
 	b.ledger.Closed(&e.ids, u, now)
 	source := e.ids.Source()
 	b.closed[source]++
-	if u.Commands <= uint64(b.rules.Churn.Commands) && u.Age <= b.rules.Churn.Age {
-		b.short[source]++
+	if u.Commands <= uint64(b.rules.Churn.Commands) && u.Age <= briefAge {
+		b.brief[source]++
 	}
 }
 
@@ -169,9 +172,9 @@ func (b *book) grew(source string) bool {
 	return b.opened[source] > 0 && b.opened[source] >= 2*b.closed[source]
 }
 
-// topShort is the source with the most connections that were short, as far as they were seen.
-func (b *book) topShort() (source string, n int) {
-	for s, m := range b.short {
+// topBrief is the source with the most connections that have gone at once, as far as they were seen.
+func (b *book) topBrief() (source string, n int) {
+	for s, m := range b.brief {
 		if m > n || m == n && s < source {
 			source, n = s, m
 		}

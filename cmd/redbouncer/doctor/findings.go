@@ -83,18 +83,25 @@ func (v *survey) findFullness(find finder) {
 		find(Notice, "rejected-before", "%s been refused since the start, none of them in these %s",
 			plural(total, "connection has", "connections have"), span(v.took))
 	}
-	if grown := v.used() - v.first.used(); grown > 0 && v.first["connected_clients"] != "" && v.took >= time.Second {
-		rate := float64(grown) / v.took.Minutes()
-		left := float64(v.maxclients - v.used())
-		switch {
-		case v.maxclients > 0 && left > 0 && grown >= 5 && left/rate < 60:
-			find(Warning, "growing", "connections grew by %d in %s: at that rate maxclients is reached in %s", grown, span(v.took),
-				span(time.Duration(left/rate*float64(time.Minute))))
-		case grown >= 3:
-			find(Notice, "grew", "connections grew by %d in %s", grown, span(v.took))
-		}
+	grown, steady := v.growth()
+	if grown < leastGrowth {
+		return
 	}
+	text = fmt.Sprintf("connections grew by %d in %s", grown, span(v.took))
+	if left := v.maxclients - v.used(); steady && left > 0 {
+		until := time.Duration(float64(v.took) * float64(left) / float64(grown))
+		level := Notice
+		if until < time.Hour {
+			level = Warning
+		}
+		find(level, "growing", "%s: at that rate maxclients is reached in %s", text, span(until))
+		return
+	}
+	find(Notice, "grew", "%s", text)
 }
+
+// leastGrowth is how many more connections there have to be for it to be worth telling.
+const leastGrowth = 5
 
 func (v *survey) findOpenFiles(find finder) {
 	f := v.files
@@ -119,30 +126,29 @@ func (v *survey) findLeaks(find finder) {
 			find(Warning, "leak-"+s.Rule, "%s: %s, says redbouncer, for %s", safe(s.Source, 40), s.Reason, span(time.Duration(s.SinceS)*time.Second))
 		}
 	}
-	if come, rate := v.churn(); v.churns() {
-		text := fmt.Sprintf("%d connections were opened in %s, and %.0f a minute closed again", come, span(v.took), rate)
-		if source, n := v.topShort(); n >= tellingShort {
+	if v.churns() {
+		text := fmt.Sprintf("%.0f connections a minute are opened and closed at once", v.briefPerMinute())
+		if source, n := v.topBrief(); n >= tellingBrief {
 			text += fmt.Sprintf("; of those that were seen, most (%d) are of %s", n, safe(source, 40))
 		}
 		find(Warning, "churn", "%s", text)
 	}
 }
 
-// tellingShort is how many short connections of a source it takes to be more than chance.
-const tellingShort = 3
+// tellingBrief is how many brief connections of a source it takes to be more than chance.
+const tellingBrief = 3
 
 // churns reports whether connections come and go as fast as the leak rule churn says, whoever it is. That rule itself looks
 // at connections that were listed, and those of a millisecond are not; and it takes longer.
 func (v *survey) churns() bool {
-	_, rate := v.churn()
-	return rate >= float64(limits.NewLedger(limits.SuspectRules{}).Rules().Churn.Opens) && !v.suspected(limits.Churn)
+	return v.book != nil && v.briefPerMinute() >= float64(v.book.rules.Churn.Opens) && !v.suspected(limits.Churn)
 }
 
-func (v *survey) topShort() (string, int) {
+func (v *survey) topBrief() (string, int) {
 	if v.book == nil {
 		return "", 0
 	}
-	return v.book.topShort()
+	return v.book.topBrief()
 }
 
 func (v *survey) suspected(rule limits.LeakRule) bool {

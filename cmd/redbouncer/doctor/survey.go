@@ -42,10 +42,14 @@ type survey struct {
 	listed     bool
 	listTook   time.Duration // what the last list took
 	peak       int           // most connections that were seen
-	seen       int           // connections that have come while it was watched, and were listed
+	listedNew  int           // connections that have come while it was watched, and were listed
+	middle     *half         // when half of the time was over
 	book       *book
 	notices    []limits.Notice // of the leak rules, not taken yet
 }
+
+// half is how it stood in the middle of the time. What has happened before and after is no burst.
+type half struct{ used, brief int }
 
 // Blind is something that could not be seen. It is part of the JSON output.
 type Blind struct {
@@ -158,7 +162,7 @@ func (v *survey) list(all []client, now time.Time) {
 		v.book = newBook(v.clients, now)
 		return
 	}
-	v.seen += v.newcomers()
+	v.listedNew += v.newcomers()
 	v.notices = append(v.notices, v.book.see(v.clients, now)...)
 }
 
@@ -183,7 +187,11 @@ func (v *survey) newcomers() (n int) {
 // watch looks again and again until the time is over or ctx is done.
 func (v *survey) watch(ctx context.Context, lasts time.Duration) error {
 	end := time.Now().Add(lasts)
+	middle := end.Add(-lasts / 2)
 	for {
+		if v.middle == nil && !time.Now().Before(middle) {
+			v.middle = &half{v.used(), v.brief()}
+		}
 		rest := min(max(sampleEvery, sampleShare*v.listTook), rarest)
 		left := time.Until(end)
 		if left <= 0 {
@@ -287,15 +295,34 @@ func (v *survey) suspects() []limits.Suspect {
 	return suspects
 }
 
-// churn is how many connections have come and gone while it was watched, whether they were listed or not.
-func (v *survey) churn() (come int, perMinute float64) {
-	come = v.since("total_connections_received")
-	grown := v.used() - v.first.used()
-	gone := come - max(grown, 0)
-	if v.took < time.Second || gone <= 0 {
-		return come, 0
+// brief is how many connections have come while it was watched and have gone again at once: most of them between two looks.
+func (v *survey) brief() int {
+	if !v.listed || v.first["total_connections_received"] == "" {
+		return 0
 	}
-	return come, float64(gone) / v.took.Minutes()
+	n := max(v.since("total_connections_received")-v.listedNew, 0)
+	for _, m := range v.book.brief {
+		n += m
+	}
+	return n
+}
+
+// briefPerMinute is their rate, if they came in both halves of the time, and else 0.
+func (v *survey) briefPerMinute() float64 {
+	n := v.brief()
+	if v.middle == nil || v.took < time.Second || min(v.middle.brief, n-v.middle.brief)*4 < n {
+		return 0
+	}
+	return float64(n) / v.took.Minutes()
+}
+
+// growth is by how much connections have become more while it was watched, and whether they did so in both halves of the time.
+func (v *survey) growth() (n int, steady bool) {
+	if v.first["connected_clients"] == "" || v.middle == nil {
+		return 0, false
+	}
+	n = v.used() - v.first.used()
+	return n, n > 0 && min(v.middle.used-v.first.used(), v.used()-v.middle.used)*4 >= n
 }
 
 // idleClients are those idle for longer than asked for, the longest first.
