@@ -130,7 +130,7 @@ func (b *book) observe(at time.Time, ago time.Duration) []limits.Notice {
 }
 
 // facts are what the ledger sees of a connection, so long before it was seen last. How it was used before its last command
-// nobody knows: evenly, it is taken to be, and not at that moment.
+// nobody knows: evenly and, so that no pool is called too large for want of knowledge, at that moment.
 func (e *entry) facts(ago time.Duration) limits.ClientFacts {
 	f := limits.ClientFacts{
 		ID: e.id, Identities: &e.ids, Remote: e.addr, Age: e.age - ago, Last: e.last, Subscribed: e.isSubscribed(),
@@ -142,8 +142,6 @@ func (e *entry) facts(ago time.Duration) limits.ClientFacts {
 	settled := f.Age >= busy // nothing has been sent since
 	if settled {
 		f.Idle, f.InUse = max(idle-ago, 0), e.isBlocked() || e.inTransaction()
-	} else {
-		f.Idle = min(f.Age, limits.LedgerWindow)
 	}
 	switch {
 	case e.neverSpoke():

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -267,7 +268,7 @@ func (s *server) explain(err error) error {
 		return &trouble{TroubleFull, "it refuses connections: max number of clients reached", ""}
 	case errors.As(err, &shake):
 		return s.explainTLS(shake.err, said)
-	case strings.HasPrefix(said, "\x15\x03"):
+	case strings.HasPrefix(said, "\x15\x03"), s.tls == nil && said == "" && isHangUp(err) && s.greetsTLS():
 		return &trouble{TroubleTLS, "it speaks TLS, and the URL does not ask for it", "write rediss:// in the place of redis://"}
 	case isReply(err, "WRONGPASS", "ERR invalid password", "ERR AUTH"):
 		return &trouble{TroublePassword, "it refuses the user or the password: " + reply(err),
@@ -281,6 +282,28 @@ func (s *server) explain(err error) error {
 			"run doctor on the host of Redis"}
 	}
 	return s.explainNetwork(err, said)
+}
+
+// isHangUp reports whether the other side has closed the connection.
+func isHangUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// greetsTLS reports whether the server answers a TLS greeting. A Redis that has not been sent one hangs up without a word.
+func (s *server) greetsTLS() bool {
+	if s.options.Network == "unix" {
+		return false
+	}
+	nc, err := net.DialTimeout("tcp", s.options.Addr, dialTimeout)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = nc.Close() }()
+	_ = nc.SetDeadline(time.Now().Add(dialTimeout))
+	w := &witness{Conn: nc}
+	host, _ := splitAddr(s.options.Addr)
+	_ = tls.Client(w, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}).Handshake() // what comes of it is of no interest
+	return strings.HasPrefix(string(w.first), "\x16\x03")
 }
 
 func (s *server) explainTLS(err error, said string) error {
@@ -302,7 +325,7 @@ func (s *server) explainTLS(err error, said string) error {
 		return &trouble{TroubleTLS, "its certificate is for another name: " + err.Error(), "give the name with --tls-server-name NAME"}
 	case errors.As(err, &verify):
 		return &trouble{TroubleTLS, "its certificate is not good: " + err.Error(), "renew the certificate of Redis"}
-	case errors.Is(err, io.EOF), strings.Contains(err.Error(), "connection reset"):
+	case isHangUp(err):
 		return &trouble{TroubleTLS, "it hung up during the TLS handshake, as a Redis does that has reached maxclients: over TLS it does not say why",
 			"try again with --for 1m; on the host of Redis, a port without TLS or the unix socket says which it is"}
 	}
@@ -323,7 +346,7 @@ func (s *server) explainNetwork(err error, said string) error {
 			"see whether it runs, listens on this address (bind in redis.conf), and no firewall is between: nc -vz HOST PORT"}
 	case said != "" && !strings.ContainsRune("+-:$*_%", rune(said[0])):
 		return &trouble{TroubleProtocol, fmt.Sprintf("it is no Redis: it says %q", said), "look at the port in the URL"}
-	case errors.Is(err, io.EOF), strings.Contains(err.Error(), "connection reset"):
+	case isHangUp(err):
 		return &trouble{TroubleSilent, "it takes the connection and hangs up without a word",
 			"see whether it is a port for TLS (rediss://), behind a load balancer that has no server, or about to stop"}
 	case isReply(err, "ERR", "-"):

@@ -14,7 +14,7 @@ func safe(text string, most int) string {
 	n := 0
 	for i, r := range text {
 		piece := string(r)
-		if r == utf8.RuneError || !unicode.IsPrint(r) || r == '\\' {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			_, size := utf8.DecodeRuneInString(text[i:])
 			quoted := strconv.QuoteToASCII(text[i : i+size])
 			piece = quoted[1 : len(quoted)-1]

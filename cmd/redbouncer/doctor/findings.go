@@ -27,12 +27,23 @@ const (
 	ExitUnknown  = 3
 )
 
-func (l Level) String() string {
-	return [...]string{"notice", "warning", "critical", "unknown"}[l]
-}
+var levels = [...]string{"notice", "warning", "critical", "unknown"}
+
+func (l Level) String() string { return levels[l] }
 
 // MarshalText writes the level as String does.
 func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (l *Level) UnmarshalText(text []byte) error {
+	for n, word := range levels {
+		if word == string(text) {
+			*l = Level(n)
+			return nil
+		}
+	}
+	return fmt.Errorf("level %q is not known", text)
+}
 
 // Finding is something that was found out. It is part of the JSON output.
 type Finding struct {

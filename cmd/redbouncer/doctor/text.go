@@ -195,7 +195,7 @@ func (p *printer) idlest(all []ClientReport) {
 		if name == "" {
 			name = "(no name)"
 		}
-		fmt.Fprintf(p, "  %-24s %-20s idle %-8s last %s\n", safe(c.Addr, 23), safe(name, 19), span(time.Duration(c.IdleS)*time.Second), safe(last, 14))
+		fmt.Fprintf(p, "  %-24s %-20s idle %-7s last %s\n", safe(c.Addr, 23), safe(name, 19), span(time.Duration(c.IdleS)*time.Second), safe(last, 13))
 	}
 }
 
@@ -261,7 +261,10 @@ func breakAt(text string, room int) (at int) {
 	return at
 }
 
-// wrap writes text in lines of width, behind first and then behind rest.
+// escaped is how many characters a byte takes that is escaped, at most.
+const escaped = 10
+
+// wrap writes text in lines of width, behind first and then behind rest. What a terminal would obey is escaped.
 func (p *printer) wrap(first, rest, text string) { p.lines(first, len([]rune(first)), rest, text) }
 
 // wrapWide is wrap for a label with colours, which takes so many columns.
@@ -273,6 +276,7 @@ func (p *printer) lines(first string, columns int, rest, text string) {
 	fmt.Fprint(p, first)
 	at := columns
 	for i, word := range strings.Fields(text) {
+		word = safe(word, len(text)*escaped)
 		n := len([]rune(word))
 		switch {
 		case i == 0:
