@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -56,6 +57,14 @@ func (v *survey) redisCLI(words ...string) string {
 	return b
 }
 
+// quotedWords writes each word for a shell, behind a space.
+func quotedWords(text string) (b string) {
+	for w := range strings.FieldsSeq(text) {
+		b += " " + quoted(w)
+	}
+	return b
+}
+
 func splitAddr(addr string) (host, port string) {
 	i := strings.LastIndex(addr, ":")
 	if i < 0 {
@@ -83,6 +92,11 @@ func (v *survey) adviseRoom() []Advice {
 		a.Why = "Clients of the proxy cost Redis nothing. PROXY CONFIG REWRITE writes it into the proxy's file."
 		return []Advice{a}
 	}
+	if v.hasNoConfig() {
+		a.Title = fmt.Sprintf("Raise maxclients to %d", want)
+		a.Why, a.Commands = "This server has no CONFIG, as with hosted ones: set it in the service's parameters, or take a larger size.", []string{}
+		return []Advice{a}
+	}
 	a.Commands = append(a.Commands, v.redisCLI("CONFIG", "REWRITE")+"   # so that it lasts")
 	if f := v.files; f.limit == 0 || want+spare > f.limit {
 		switch {
@@ -94,6 +108,11 @@ func (v *survey) adviseRoom() []Advice {
 		a.Commands = append(a.Commands, raiseOpenFiles(v.now.number("process_id"), v.onThisHost() && f.limit > 0, want+spare)...)
 	}
 	return []Advice{a}
+}
+
+// hasNoConfig reports whether CONFIG is not to be had, whoever asks.
+func (v *survey) hasNoConfig() bool {
+	return slices.ContainsFunc(v.blind, func(b Blind) bool { return b.What == "CONFIG GET" && strings.Contains(b.Why, "unknown command") })
 }
 
 func raiseOpenFiles(pid int, here bool, want int) []string {
@@ -127,7 +146,7 @@ func (v *survey) adviseLeaks() (all []Advice) {
 			a.gain = max(s.Report.Open-s.Size, 1)
 		}
 		if v.now.isProxy() {
-			a.Commands = []string{"redis-cli -p 6390 PROXY SET LIMIT " + limitRule(s.Identities, max(s.Size, 20)) + "   # on the proxy's host"}
+			a.Commands = []string{"redis-cli -p 6390 PROXY SET LIMIT" + quotedWords(limitRule(s.Identities, max(s.Size, 20))) + "   # on the proxy's host"}
 		} else if len(s.Report.Oldest) > 0 {
 			a.Commands = []string{v.redisCLI("CLIENT", "LIST") + " | grep " + quoted(grepWord(s.Identities))}
 		}
@@ -264,12 +283,10 @@ func plainURL(s *server) string {
 		scheme = "rediss://"
 	}
 	user := ""
-	if o.Username != "" && o.Password != "" {
-		user = o.Username + ":PASSWORD@"
-	} else if o.Password != "" {
-		user = ":PASSWORD@"
+	if o.Password != "" {
+		user = url.User(o.Username).String() + ":PASSWORD@"
 	}
-	return scheme + user + o.Addr
+	return quoted(scheme + user + o.Addr)
 }
 
 // adviseProxy puts a redbouncer in front, with settings from what was seen.
@@ -295,11 +312,11 @@ func (v *survey) poolSize() int {
 
 func (v *survey) proxyCommand() string {
 	b := "redbouncer serve --listen 0.0.0.0:6380"
-	url := v.plainURL()
+	from := v.plainURL()
 	if v.server.options.Password == "" {
-		b += " --upstream " + url
+		b += " --upstream " + from
 	} else {
-		b = "REDBOUNCER_UPSTREAM=" + url + " " + b
+		b = "REDBOUNCER_UPSTREAM=" + from + " " + b
 	}
 	b += fmt.Sprintf(" --maxclients %d --pool-size %d", roundUp(2*max(v.used(), v.maxclients)), v.poolSize())
 	most := 0

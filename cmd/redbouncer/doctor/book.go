@@ -38,6 +38,9 @@ type entry struct {
 // briefAge is how old a connection is at most that was closed at once. The leak rule churn allows for more, and takes longer.
 const briefAge = 5 * time.Second
 
+// maxSources is how many sources are told apart by what they open and close.
+const maxSources = 4096
+
 // replayed is how many windows are played back: as many as the ledger remembers.
 const replayed = 24
 
@@ -65,7 +68,7 @@ func newBook(first []client, now time.Time) *book {
 }
 
 // see takes a further look, and ends the ledger's window when it is time.
-func (b *book) see(clients []client, now time.Time) []limits.Notice {
+func (b *book) see(clients []client, now time.Time) {
 	here := make(map[int64]bool, len(clients))
 	for i := range clients {
 		c := &clients[i]
@@ -91,10 +94,15 @@ func (b *book) see(clients []client, now time.Time) []limits.Notice {
 		}
 	}
 	if now.Sub(b.turned) < limits.LedgerWindow {
-		return nil
+		return
 	}
 	b.turned = now
-	return b.observe(now, 0)
+	b.observe(now, 0)
+	if len(b.opened) > maxSources { // who names each connection differently is not to fill our memory
+		clear(b.opened)
+		clear(b.closed)
+		clear(b.brief)
+	}
 }
 
 // move follows a connection that has said who it is, or something else than before.
@@ -120,8 +128,8 @@ func (b *book) leave(e *entry, now time.Time) {
 }
 
 // observe has the ledger look at the connections as they were so long ago.
-func (b *book) observe(at time.Time, ago time.Duration) []limits.Notice {
-	return b.ledger.ObserveEach(at, func(see func(*limits.ClientFacts)) {
+func (b *book) observe(at time.Time, ago time.Duration) {
+	b.ledger.ObserveEach(at, func(see func(*limits.ClientFacts)) {
 		for _, e := range b.open {
 			f := e.facts(ago)
 			see(&f)

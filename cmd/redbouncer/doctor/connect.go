@@ -185,6 +185,11 @@ type trouble struct {
 	kind   string
 	text   string // one sentence
 	advice string
+	again  bool // it is worth knocking again
+}
+
+func troubled(kind, text, advice string) *trouble {
+	return &trouble{kind: kind, text: text, advice: advice, again: kind == TroubleFull}
 }
 
 func (t *trouble) Error() string { return t.text }
@@ -212,13 +217,14 @@ type tries struct {
 	took    time.Duration
 }
 
-// enter opens the connection, and knocks again for as long as that while the server is full.
+// enter opens the connection, and knocks again for as long as that while the server is full, or may be.
 func (s *server) enter(ctx context.Context, patience time.Duration) (t tries, err error) {
 	began := time.Now()
 	for {
 		err = s.connect(ctx)
 		t.took = time.Since(began)
-		if !isFull(err) {
+		var why *trouble
+		if !errors.As(err, &why) || !why.again {
 			return t, err
 		}
 		t.refused++
@@ -265,21 +271,21 @@ func (s *server) explain(err error) error {
 	var shake handshakeError
 	switch {
 	case strings.Contains(said, fullText), strings.Contains(err.Error(), fullText), strings.Contains(said, "max + cluster"):
-		return &trouble{TroubleFull, "it refuses connections: max number of clients reached", ""}
+		return troubled(TroubleFull, "it refuses connections: max number of clients reached", "")
 	case errors.As(err, &shake):
 		return s.explainTLS(shake.err, said)
 	case strings.HasPrefix(said, "\x15\x03"), s.tls == nil && said == "" && isHangUp(err) && s.greetsTLS():
-		return &trouble{TroubleTLS, "it speaks TLS, and the URL does not ask for it", "write rediss:// in the place of redis://"}
+		return troubled(TroubleTLS, "it speaks TLS, and the URL does not ask for it", "write rediss:// in the place of redis://")
 	case isReply(err, "WRONGPASS", "ERR invalid password", "ERR AUTH"):
-		return &trouble{TroublePassword, "it refuses the user or the password: " + reply(err),
+		return troubled(TroublePassword, "it refuses the user or the password: " + reply(err),
 			"look at the URL: redis://user:password@host, or redis://:password@host for the user default; special " +
-				"characters in a password are written as %XX"}
+				"characters in a password are written as %XX")
 	case isReply(err, "NOAUTH"):
-		return &trouble{TroublePassword, "it wants a password, and the URL has none",
-			"write it as redis://user:password@host, or put the URL into REDBOUNCER_UPSTREAM so that it is not in the process list"}
+		return troubled(TroublePassword, "it wants a password, and the URL has none",
+			"write it as redis://user:password@host, or put the URL into REDBOUNCER_UPSTREAM so that it is not in the process list")
 	case isReply(err, "DENIED"):
-		return &trouble{TroubleUnreachable, "it is in protected mode: it has no password, and lets in its own host only",
-			"run doctor on the host of Redis"}
+		return troubled(TroubleUnreachable, "it is in protected mode: it has no password, and lets in its own host only",
+			"run doctor on the host of Redis")
 	}
 	return s.explainNetwork(err, said)
 }
@@ -313,24 +319,26 @@ func (s *server) explainTLS(err error, said string) error {
 	var verify *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && said == "":
-		return &trouble{TroubleTLS, "it does not answer the TLS greeting, as a Redis does not on a port without TLS",
-			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)"}
+		return troubled(TroubleTLS, "it does not answer the TLS greeting, as a Redis does not on a port without TLS",
+			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)")
 	case errors.As(err, &record), strings.HasPrefix(said, "-"):
-		return &trouble{TroubleTLS, "it does not speak TLS on this port: " + err.Error(),
-			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)"}
+		return troubled(TroubleTLS, "it does not speak TLS on this port: " + err.Error(),
+			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)")
 	case errors.As(err, &unknown):
-		return &trouble{TroubleTLS, "its certificate is signed by nobody we know: " + err.Error(),
-			"give the authority with --tls-ca-cert-file FILE"}
+		return troubled(TroubleTLS, "its certificate is signed by nobody we know: " + err.Error(),
+			"give the authority with --tls-ca-cert-file FILE")
 	case errors.As(err, &host):
-		return &trouble{TroubleTLS, "its certificate is for another name: " + err.Error(), "give the name with --tls-server-name NAME"}
+		return troubled(TroubleTLS, "its certificate is for another name: " + err.Error(), "give the name with --tls-server-name NAME")
 	case errors.As(err, &verify):
-		return &trouble{TroubleTLS, "its certificate is not good: " + err.Error(), "renew the certificate of Redis"}
+		return troubled(TroubleTLS, "its certificate is not good: " + err.Error(), "renew the certificate of Redis")
 	case isHangUp(err):
-		return &trouble{TroubleTLS, "it hung up during the TLS handshake, as a Redis does that has reached maxclients: over TLS it does not say why",
-			"try again with --for 1m; on the host of Redis, a port without TLS or the unix socket says which it is"}
+		t := troubled(TroubleTLS, "it hung up during the TLS handshake, as a Redis does that has reached maxclients: over TLS it does not say why",
+			"try again with --for 1m; on the host of Redis, a port without TLS or the unix socket says which it is")
+		t.again = true
+		return t
 	}
-	return &trouble{TroubleTLS, "the TLS handshake failed: " + err.Error(),
-		"it may want a certificate: --tls-cert-file FILE --tls-key-file FILE"}
+	return troubled(TroubleTLS, "the TLS handshake failed: " + err.Error(),
+		"it may want a certificate: --tls-cert-file FILE --tls-key-file FILE")
 }
 
 func (s *server) explainNetwork(err error, said string) error {
@@ -338,22 +346,22 @@ func (s *server) explainNetwork(err error, said string) error {
 	var op *net.OpError
 	switch {
 	case strings.Contains(err.Error(), "certificate required"), strings.Contains(err.Error(), "bad certificate"):
-		return &trouble{TroubleTLS, "it wants a certificate: " + err.Error(), "give --tls-cert-file FILE --tls-key-file FILE"}
+		return troubled(TroubleTLS, "it wants a certificate: " + err.Error(), "give --tls-cert-file FILE --tls-key-file FILE")
 	case errors.As(err, &dns):
-		return &trouble{TroubleUnreachable, "its name is not known: " + err.Error(), "look at the host in the URL, and at the resolver of this host"}
+		return troubled(TroubleUnreachable, "its name is not known: " + err.Error(), "look at the host in the URL, and at the resolver of this host")
 	case errors.As(err, &op) && op.Op == "dial":
-		return &trouble{TroubleUnreachable, "it cannot be reached: " + err.Error(),
-			"see whether it runs, listens on this address (bind in redis.conf), and no firewall is between: nc -vz HOST PORT"}
+		return troubled(TroubleUnreachable, "it cannot be reached: " + err.Error(),
+			"see whether it runs, listens on this address (bind in redis.conf), and no firewall is between: nc -vz HOST PORT")
 	case said != "" && !strings.ContainsRune("+-:$*_%", rune(said[0])):
-		return &trouble{TroubleProtocol, fmt.Sprintf("it is no Redis: it says %q", said), "look at the port in the URL"}
+		return troubled(TroubleProtocol, fmt.Sprintf("it is no Redis: it says %q", said), "look at the port in the URL")
 	case isHangUp(err):
-		return &trouble{TroubleSilent, "it takes the connection and hangs up without a word",
-			"see whether it is a port for TLS (rediss://), behind a load balancer that has no server, or about to stop"}
+		return troubled(TroubleSilent, "it takes the connection and hangs up without a word",
+			"see whether it is a port for TLS (rediss://), behind a load balancer that has no server, or about to stop")
 	case isReply(err, "ERR", "-"):
-		return &trouble{TroubleProtocol, "it refuses: " + reply(err), "see what the server's log says"}
+		return troubled(TroubleProtocol, "it refuses: " + reply(err), "see what the server's log says")
 	}
-	return &trouble{TroubleSilent, "it takes the connection and does not answer: " + err.Error(),
-		"it may hang in a slow command or be out of memory: look at its processor and its log on its host, with SLOWLOG GET when it answers again"}
+	return troubled(TroubleSilent, "it takes the connection and does not answer: " + err.Error(),
+		"it may hang in a slow command or be out of memory: look at its processor and its log on its host, with SLOWLOG GET when it answers again")
 }
 
 // reply is an error reply on one line.

@@ -153,7 +153,7 @@ func examine(ctx context.Context, cfg *Config, s *server) *Report {
 func troubleReport(cfg *Config, s *server, tries tries, err error) *Report {
 	var t *trouble
 	if !errors.As(err, &t) {
-		t = &trouble{TroubleSilent, err.Error(), "try again"}
+		t = troubled(TroubleSilent, err.Error(), "try again")
 	}
 	status := Unknown
 	if t.kind == TroubleFull {

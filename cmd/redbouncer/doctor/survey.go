@@ -45,7 +45,6 @@ type survey struct {
 	listedNew  int           // connections that have come while it was watched, and were listed
 	middle     *half         // when half of the time was over
 	book       *book
-	notices    []limits.Notice // of the leak rules, not taken yet
 }
 
 // half is how it stood in the middle of the time. What has happened before and after is no burst.
@@ -100,7 +99,7 @@ func (v *survey) cannot(what string, err error, rule string) {
 	}
 	b := Blind{What: what, Why: reply(err)}
 	if isReply(err, "NOPERM") {
-		b.ACL = fmt.Sprintf("ACL SETUSER %s %s", cmp.Or(v.server.options.Username, "default"), rule)
+		b.ACL = fmt.Sprintf("ACL SETUSER %s %s", quoted(cmp.Or(v.server.options.Username, "default")), rule)
 	}
 	v.blind = append(v.blind, b)
 }
@@ -163,14 +162,7 @@ func (v *survey) list(all []client, now time.Time) {
 		return
 	}
 	v.listedNew += v.newcomers()
-	v.notices = append(v.notices, v.book.see(v.clients, now)...)
-}
-
-// takeNotices returns what the leak rules have had to tell since it was called last.
-func (v *survey) takeNotices() []limits.Notice {
-	taken := v.notices
-	v.notices = nil
-	return taken
+	v.book.see(v.clients, now)
 }
 
 // newcomers counts those in the list that were not in the one before.

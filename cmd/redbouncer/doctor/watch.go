@@ -45,6 +45,8 @@ const (
 	calmBelow = 5
 	// quietLooks is how many looks without a refusal end it.
 	quietLooks = 3
+	// suspectsAfter is two windows of the ledger, and a little.
+	suspectsAfter = 2*limits.LedgerWindow + time.Second
 )
 
 // watcher watches a server until it is told not to.
@@ -61,6 +63,7 @@ type watcher struct {
 	quiet     int // looks without a refusal
 	lost      bool
 	status    Level
+	suspects  map[string]limits.LeakRule // that have been told of
 
 	// mu guards the following field.
 	mu  sync.Mutex
@@ -69,7 +72,7 @@ type watcher struct {
 
 // runWatch watches until ctx is done, or for as long as cfg says. The status is that of the last look.
 func runWatch(ctx context.Context, cfg *Config, s *server, out io.Writer) (int, error) {
-	w := &watcher{cfg: cfg, server: s, out: out, status: Unknown}
+	w := &watcher{cfg: cfg, server: s, out: out, status: Unknown, suspects: map[string]limits.LeakRule{}}
 	w.alarms = newAlarms(cfg, w.print)
 	defer w.alarms.close()
 	if cfg.forGiven {
@@ -113,6 +116,7 @@ func (w *watcher) look(ctx context.Context) {
 	w.status = w.survey.status(nil)
 	w.judgeFullness()
 	w.judgeRefusals()
+	w.judgeSuspects()
 }
 
 func (w *watcher) see(ctx context.Context) (err error) {
@@ -126,9 +130,6 @@ func (w *watcher) see(ctx context.Context) (err error) {
 	before := w.survey.now
 	err = w.survey.look(ctx)
 	w.survey.first = before
-	for _, n := range w.survey.takeNotices() {
-		w.tellSuspect(n)
-	}
 	return err
 }
 
@@ -189,12 +190,25 @@ func (w *watcher) judgeRefusals() {
 	}
 }
 
-func (w *watcher) tellSuspect(n limits.Notice) {
-	switch n.What {
-	case limits.Named:
-		w.tell(EventSuspect, Warning, fmt.Sprintf("%s: %s (%s); %s", safe(n.Source, 60), n.Reason, n.Rule, n.Advice))
-	case limits.Cleared:
-		w.tell(EventCleared, Notice, fmt.Sprintf("%s is no suspect any more", safe(n.Source, 60)))
+// judgeSuspects tells of each suspect once, when it has been watched for as long as a leak rule takes to name anybody.
+func (w *watcher) judgeSuspects() {
+	if time.Since(w.survey.began) < suspectsAfter {
+		return
+	}
+	here := map[string]bool{}
+	for _, s := range w.survey.suspects() {
+		w.status = max(w.status, Warning)
+		here[s.Source] = true
+		if w.suspects[s.Source] != s.Rule {
+			w.suspects[s.Source] = s.Rule
+			w.tell(EventSuspect, Warning, fmt.Sprintf("%s: %s (%s); %s", safe(s.Source, 60), s.Reason, s.Rule, s.Advice))
+		}
+	}
+	for source := range w.suspects {
+		if !here[source] {
+			delete(w.suspects, source)
+			w.tell(EventCleared, Notice, safe(source, 60)+" is no suspect any more")
+		}
 	}
 }
 
