@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/redbouncer/redbouncer/limits"
 )
 
@@ -163,57 +161,6 @@ func (v *survey) adviseLeaks() (all []Advice) {
 		all = append(all, a)
 	}
 	return all
-}
-
-// libraryHint names the setting or the call, in the library that the source says it uses.
-func libraryHint(lib string, rule limits.LeakRule) string {
-	name, _, _ := strings.Cut(lib, "/")
-	name, _, _ = strings.Cut(name, "(") // redis-py(celery_v5) and the like
-	for _, row := range libraryHints {
-		if strings.EqualFold(row.lib, name) {
-			if hint := row.hints[rule]; hint != "" {
-				return " In " + row.lib + ": " + hint + "."
-			}
-		}
-	}
-	return ""
-}
-
-type libraryRow struct {
-	lib   string
-	hints map[limits.LeakRule]string
-}
-
-// libraryHints are keyed by what CLIENT SETINFO LIB-NAME says.
-var libraryHints = []libraryRow{
-	{"go-redis", map[limits.LeakRule]string{
-		limits.NeverSpoke: "lower MinIdleConns", limits.PoolTooLarge: "lower PoolSize and MinIdleConns",
-		limits.Churn:     "one redis.NewClient for the program",
-		limits.Growing:   "Close what Conn(), Subscribe() and NewClient() return, with defer",
-		limits.IdleHoard: "set ConnMaxIdleTime and MaxIdleConns",
-	}},
-	{"redis-py", map[limits.LeakRule]string{
-		limits.Churn: "one redis.Redis for the program", limits.PoolTooLarge: "lower max_connections of the ConnectionPool",
-		limits.Growing:   "close() what pubsub(), client() and Redis() return, or use with; one ConnectionPool for all",
-		limits.IdleHoard: "one ConnectionPool for the process; its connections are not closed by themselves",
-	}},
-	{"jedis", map[limits.LeakRule]string{
-		limits.NeverSpoke: "lower minIdle", limits.PoolTooLarge: "lower maxTotal and maxIdle",
-		limits.Churn: "one JedisPool for the program", limits.Growing: "try (Jedis j = pool.getResource()) { ... } gives it back",
-		limits.IdleHoard: "set minEvictableIdleDuration and timeBetweenEvictionRuns",
-	}},
-	{"lettuce", map[limits.LeakRule]string{
-		limits.Churn: "one RedisClient and one StatefulRedisConnection for the program", limits.Growing: "close() what connect() and connectPubSub() return",
-	}},
-	{"ioredis", map[limits.LeakRule]string{
-		limits.Churn: "one new Redis() for the process, made outside of the handler", limits.Growing: "quit() what new Redis() and duplicate() return",
-	}},
-	{"node-redis", map[limits.LeakRule]string{
-		limits.Churn: "one createClient() for the process, made outside of the handler", limits.Growing: "close() what createClient() and duplicate() return",
-	}},
-	{"SE.Redis", map[limits.LeakRule]string{
-		limits.Churn: "one ConnectionMultiplexer for the program", limits.Growing: "one ConnectionMultiplexer for the program, not one a request",
-	}},
 }
 
 // grepWord is what finds the source's lines in CLIENT LIST.
@@ -394,28 +341,4 @@ func upperFirst(text string) string {
 		return ""
 	}
 	return strings.ToUpper(text[:1]) + text[1:]
-}
-
-// troubleAdvice is what to do when there is no way in.
-func troubleAdvice(t *trouble, o *redis.Options, s *server) []Advice {
-	if t.kind != TroubleFull {
-		return []Advice{{Code: "connect", Title: "Have doctor get in", Why: upperFirst(t.advice) + ".", Commands: []string{}}}
-	}
-	_, port := splitAddr(o.Addr)
-	return []Advice{
-		{Code: "wait-for-a-place", Title: "Have one known client give up its place, and doctor take it",
-			Why: "Stop or scale down one program that you know: a worker, a replica of a deployment. No restart of Redis is needed, and " +
-				"none helps for long. CLIENT LIST and CONFIG SET cannot be had without a connection, also on the host of Redis.",
-			Commands: []string{"redbouncer doctor --for 5m " + plainURL(s)}},
-		{Code: "count-by-address", Title: "See who holds the places, on the host of Redis and without a connection",
-			Why: "The kernel knows. The unix socket has no places of its own.",
-			Commands: []string{
-				fmt.Sprintf("ss -Htn state established '( sport = :%s )' | awk '{print $4}' | sed 's/:[0-9]*$//' | sort | uniq -c | sort -rn | head", port),
-				fmt.Sprintf("sudo ss -K dst ADDRESS sport = :%s   # cuts off all connections of the worst", port),
-				"grep 'open files' /proc/$(pidof redis-server)/limits",
-			}},
-		{Code: "raise-maxclients", Title: "Then raise maxclients, as soon as one connection is to be had",
-			Why:      "It takes effect at once. If this is a redbouncer, its console has places of its own: redis-cli -p 6390 PROXY SHOW SOURCES.",
-			Commands: []string{"redis-cli -p " + port + " CONFIG SET maxclients 20000"}},
-	}
 }

@@ -27,15 +27,15 @@ const (
 type alarms struct {
 	// Static after construction.
 	cfg    *Config
-	print  func(Event)
+	tell   func(Event)
 	queue  chan Event
 	ended  chan struct{}
 	client *http.Client
 }
 
-func newAlarms(cfg *Config, print func(Event)) *alarms {
+func newAlarms(cfg *Config, tell func(Event)) *alarms {
 	a := &alarms{
-		cfg: cfg, print: print, queue: make(chan Event, alarmsQueued), ended: make(chan struct{}), client: &http.Client{Timeout: webhookTimeout},
+		cfg: cfg, tell: tell, queue: make(chan Event, alarmsQueued), ended: make(chan struct{}), client: &http.Client{Timeout: webhookTimeout},
 	}
 	go a.run()
 	return a
@@ -75,7 +75,7 @@ func (a *alarms) failed(e Event, what string, err error) {
 	if err == nil {
 		return
 	}
-	a.print(Event{
+	a.tell(Event{
 		Schema: schema, Time: time.Now().UTC().Format(time.RFC3339), Event: EventFailed, Level: Warning, Target: e.Target,
 		Text: fmt.Sprintf("%s for the event %s: %v", what, e.Event, err),
 	})

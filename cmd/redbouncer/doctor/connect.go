@@ -277,8 +277,8 @@ func (s *server) explain(err error) error {
 	case strings.HasPrefix(said, "\x15\x03"), s.tls == nil && said == "" && isHangUp(err) && s.greetsTLS():
 		return troubled(TroubleTLS, "it speaks TLS, and the URL does not ask for it", "write rediss:// in the place of redis://")
 	case isReply(err, "WRONGPASS", "ERR invalid password", "ERR AUTH"):
-		return troubled(TroublePassword, "it refuses the user or the password: " + reply(err),
-			"look at the URL: redis://user:password@host, or redis://:password@host for the user default; special " +
+		return troubled(TroublePassword, "it refuses the user or the password: "+reply(err),
+			"look at the URL: redis://user:password@host, or redis://:password@host for the user default; special "+
 				"characters in a password are written as %XX")
 	case isReply(err, "NOAUTH"):
 		return troubled(TroublePassword, "it wants a password, and the URL has none",
@@ -322,22 +322,22 @@ func (s *server) explainTLS(err error, said string) error {
 		return troubled(TroubleTLS, "it does not answer the TLS greeting, as a Redis does not on a port without TLS",
 			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)")
 	case errors.As(err, &record), strings.HasPrefix(said, "-"):
-		return troubled(TroubleTLS, "it does not speak TLS on this port: " + err.Error(),
+		return troubled(TroubleTLS, "it does not speak TLS on this port: "+err.Error(),
 			"write redis:// in the place of rediss://, or give the port for TLS (tls-port in redis.conf)")
 	case errors.As(err, &unknown):
-		return troubled(TroubleTLS, "its certificate is signed by nobody we know: " + err.Error(),
+		return troubled(TroubleTLS, "its certificate is signed by nobody we know: "+err.Error(),
 			"give the authority with --tls-ca-cert-file FILE")
 	case errors.As(err, &host):
-		return troubled(TroubleTLS, "its certificate is for another name: " + err.Error(), "give the name with --tls-server-name NAME")
+		return troubled(TroubleTLS, "its certificate is for another name: "+err.Error(), "give the name with --tls-server-name NAME")
 	case errors.As(err, &verify):
-		return troubled(TroubleTLS, "its certificate is not good: " + err.Error(), "renew the certificate of Redis")
+		return troubled(TroubleTLS, "its certificate is not good: "+err.Error(), "renew the certificate of Redis")
 	case isHangUp(err):
 		t := troubled(TroubleTLS, "it hung up during the TLS handshake, as a Redis does that has reached maxclients: over TLS it does not say why",
 			"try again with --for 1m; on the host of Redis, a port without TLS or the unix socket says which it is")
 		t.again = true
 		return t
 	}
-	return troubled(TroubleTLS, "the TLS handshake failed: " + err.Error(),
+	return troubled(TroubleTLS, "the TLS handshake failed: "+err.Error(),
 		"it may want a certificate: --tls-cert-file FILE --tls-key-file FILE")
 }
 
@@ -346,11 +346,11 @@ func (s *server) explainNetwork(err error, said string) error {
 	var op *net.OpError
 	switch {
 	case strings.Contains(err.Error(), "certificate required"), strings.Contains(err.Error(), "bad certificate"):
-		return troubled(TroubleTLS, "it wants a certificate: " + err.Error(), "give --tls-cert-file FILE --tls-key-file FILE")
+		return troubled(TroubleTLS, "it wants a certificate: "+err.Error(), "give --tls-cert-file FILE --tls-key-file FILE")
 	case errors.As(err, &dns):
-		return troubled(TroubleUnreachable, "its name is not known: " + err.Error(), "look at the host in the URL, and at the resolver of this host")
+		return troubled(TroubleUnreachable, "its name is not known: "+err.Error(), "look at the host in the URL, and at the resolver of this host")
 	case errors.As(err, &op) && op.Op == "dial":
-		return troubled(TroubleUnreachable, "it cannot be reached: " + err.Error(),
+		return troubled(TroubleUnreachable, "it cannot be reached: "+err.Error(),
 			"see whether it runs, listens on this address (bind in redis.conf), and no firewall is between: nc -vz HOST PORT")
 	case said != "" && !strings.ContainsRune("+-:$*_%", rune(said[0])):
 		return troubled(TroubleProtocol, fmt.Sprintf("it is no Redis: it says %q", said), "look at the port in the URL")
@@ -358,9 +358,9 @@ func (s *server) explainNetwork(err error, said string) error {
 		return troubled(TroubleSilent, "it takes the connection and hangs up without a word",
 			"see whether it is a port for TLS (rediss://), behind a load balancer that has no server, or about to stop")
 	case isReply(err, "ERR", "-"):
-		return troubled(TroubleProtocol, "it refuses: " + reply(err), "see what the server's log says")
+		return troubled(TroubleProtocol, "it refuses: "+reply(err), "see what the server's log says")
 	}
-	return troubled(TroubleSilent, "it takes the connection and does not answer: " + err.Error(),
+	return troubled(TroubleSilent, "it takes the connection and does not answer: "+err.Error(),
 		"it may hang in a slow command or be out of memory: look at its processor and its log on its host, with SLOWLOG GET when it answers again")
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -326,14 +325,4 @@ func (v *survey) idleClients(longer time.Duration) (idle []client) {
 	}
 	slices.SortFunc(idle, func(a, b client) int { return cmp.Or(cmp.Compare(b.idle, a.idle), cmp.Compare(a.id, b.id)) })
 	return idle
-}
-
-// address is where the server is, as redis-cli takes it.
-func (v *survey) address() string { return address(v.server.options) }
-
-func address(o *redis.Options) string {
-	if o.Network == "unix" {
-		return o.Addr
-	}
-	return strings.TrimPrefix(o.Addr, "tcp://")
 }

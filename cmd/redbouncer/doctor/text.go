@@ -151,12 +151,11 @@ func (p *printer) trouble(t *Trouble) {
 		return
 	}
 	s := t.Sockets
-	if s.Server {
-		p.title(fmt.Sprintf("THE KERNEL OF THIS HOST KNOWS OF %d TCP CONNECTIONS TO IT, FROM", s.Total))
-	} else {
+	if !s.Server {
 		p.title(fmt.Sprintf("THIS HOST HAS %d TCP CONNECTIONS TO IT", s.Total))
 		return
 	}
+	p.title(fmt.Sprintf("THE KERNEL OF THIS HOST KNOWS OF %d TCP CONNECTIONS TO IT, FROM", s.Total))
 	for _, x := range s.Sources[:min(len(s.Sources), topShown)] {
 		fmt.Fprintf(p, "  %-40s %6d\n", x.Value, x.Open)
 	}

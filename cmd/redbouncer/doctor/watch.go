@@ -121,7 +121,7 @@ func (w *watcher) look(ctx context.Context) {
 
 func (w *watcher) see(ctx context.Context) (err error) {
 	if w.survey == nil {
-		if err = w.server.connect(ctx); err != nil {
+		if err := w.server.connect(ctx); err != nil {
 			return err
 		}
 		w.survey, err = newSurvey(ctx, w.cfg, w.server)
