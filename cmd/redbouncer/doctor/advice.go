@@ -150,6 +150,16 @@ func (v *survey) adviseLeaks() (all []Advice) {
 		}
 		all = append(all, a)
 	}
+	for _, s := range v.suspectsOfProxy {
+		why := upperFirst(s.Advice) + "."
+		if s.Command != "" {
+			why += " Its command line: " + s.Command
+		}
+		all = append(all, Advice{
+			Code: "fix-" + s.Rule, Title: fmt.Sprintf("Fix %s: %s", safe(s.Source, 40), mistakes[limits.LeakRule(s.Rule)]), Why: why,
+			Commands: []string{v.redisCLI("PROXY", "SHOW", "SUSPECTS", "FORMAT", "WIDE")}, gain: s.Open + 1,
+		})
+	}
 	if v.churns() {
 		a := Advice{
 			Code: "fix-churn", Title: "Find who opens a connection for each command",

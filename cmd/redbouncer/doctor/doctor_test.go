@@ -265,6 +265,25 @@ func TestThroughTheProxyItLooksAtTheProxysClients(t *testing.T) {
 
 }
 
+func TestWhatARedbouncerSaysOfItsSuspectsGoesBeforeWhatDoctorSees(t *testing.T) {
+	v := played(t, "redis-7.2")
+	for i := range 30 {
+		v.clients = append(v.clients, client{id: int64(100 + i), addr: "10.0.0.9:1", host: "10.0.0.9", age: time.Hour, idle: time.Hour, flags: "N", queued: -1})
+	}
+	v.book = newBook(v.clients, time.Now())
+	if all := v.reportSuspects(); len(all) != 1 || all[0].Rule != "never-spoke" || all[0].By != "doctor" {
+		t.Fatalf("%+v", all)
+	}
+	v.suspectsOfProxy = []proxySuspect{{Source: "php-fpm[71]", Rule: "never-spoke", Open: 30, Reason: "30 of 30", Advice: "look", Command: "php-fpm pool www"}}
+	r := v.report()
+	if len(r.Suspects) != 1 || r.Suspects[0].Source != "php-fpm[71]" || r.Suspects[0].By != "redbouncer" {
+		t.Errorf("%+v", r.Suspects)
+	}
+	if a := r.advises("fix-never-spoke"); a == nil || !strings.Contains(a.Why, "php-fpm pool www") {
+		t.Errorf("advice: %+v", r.Advice)
+	}
+}
+
 // a0 is the command of the first advice, without redis-cli and its flags.
 func a0(r *Report) string {
 	_, command, _ := strings.Cut(r.Advice[0].Commands[0], "CONFIG")

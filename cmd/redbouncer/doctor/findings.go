@@ -127,15 +127,11 @@ func (v *survey) findOpenFiles(find finder) {
 }
 
 func (v *survey) findLeaks(find finder) {
-	named := map[string]bool{}
 	for _, s := range v.suspects() {
-		named[s.Source] = true
 		find(Warning, "leak-"+string(s.Rule), "%s (%s): %s", safe(s.Source, 40), whoElse(s.Identities), s.Reason)
 	}
 	for _, s := range v.suspectsOfProxy {
-		if !named[s.Source] {
-			find(Warning, "leak-"+s.Rule, "%s: %s, says redbouncer, for %s", safe(s.Source, 40), s.Reason, span(time.Duration(s.SinceS)*time.Second))
-		}
+		find(Warning, "leak-"+s.Rule, "%s: %s, as redbouncer has said for %s", safe(s.Source, 40), s.Reason, span(time.Duration(s.SinceS)*time.Second))
 	}
 	if v.churns() {
 		text := fmt.Sprintf("%.0f connections a minute are opened and closed at once", v.briefPerMinute())

@@ -11,7 +11,6 @@ type proxySuspect struct {
 	Rule    string `json:"rule"`
 	SinceS  int    `json:"since_s"`
 	Open    int    `json:"open"`
-	InUse   int    `json:"in_use"`
 	Command string `json:"command"`
 	Reason  string `json:"reason"`
 	Advice  string `json:"advice"`

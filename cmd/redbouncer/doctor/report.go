@@ -243,9 +243,7 @@ func (v *survey) reportSettings() *SettingsReport {
 }
 
 func (v *survey) reportSuspects() (all []SuspectReport) {
-	named := map[string]bool{}
 	for _, s := range v.suspects() {
-		named[s.Source] = true
 		ids := s.Identities
 		all = append(all, SuspectReport{
 			Source: s.Source, Rule: string(s.Rule), Open: s.Report.Open, Reason: s.Reason, Advice: s.Advice, Last: s.Report.Last, By: "doctor",
@@ -253,9 +251,7 @@ func (v *survey) reportSuspects() (all []SuspectReport) {
 		})
 	}
 	for _, s := range v.suspectsOfProxy {
-		if !named[s.Source] {
-			all = append(all, SuspectReport{Source: s.Source, Rule: s.Rule, Open: s.Open, Reason: s.Reason, Advice: s.Advice, By: "redbouncer"})
-		}
+		all = append(all, SuspectReport{Source: s.Source, Rule: s.Rule, Open: s.Open, Reason: s.Reason, Advice: s.Advice, By: "redbouncer"})
 	}
 	return all
 }

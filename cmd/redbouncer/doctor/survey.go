@@ -276,12 +276,14 @@ func byName(c *client) string { return c.name }
 func byUser(c *client) string { return c.user }
 func byLib(c *client) string  { return c.lib }
 
-// suspects are the sources that the leak rules name.
+// suspects are the sources that the leak rules name, but for those of which a redbouncer has said so itself: it knows their process.
 func (v *survey) suspects() []limits.Suspect {
 	if v.book == nil {
 		return nil
 	}
-	suspects := v.book.suspects()
+	suspects := slices.DeleteFunc(v.book.suspects(), func(s limits.Suspect) bool {
+		return slices.ContainsFunc(v.suspectsOfProxy, func(p proxySuspect) bool { return p.Rule == string(s.Rule) })
+	})
 	slices.SortStableFunc(suspects, func(a, b limits.Suspect) int { return cmp.Compare(b.Report.Open, a.Report.Open) })
 	return suspects
 }
