@@ -161,12 +161,15 @@ func troubleReport(cfg *Config, s *server, tries tries, err error) *Report {
 		t.text = fmt.Sprintf("it refuses connections with \"max number of clients reached\": all of %s, in %s",
 			plural(tries.refused, "try", "tries"), span(tries.took))
 	}
+	if t.again && t.kind != TroubleFull {
+		t.text += fmt.Sprintf("; so it was with %s in %s", plural(tries.refused, "try", "tries"), span(tries.took))
+	}
 	r := &Report{
 		Schema: schema, Time: time.Now().UTC().Format(time.RFC3339), Status: statusWord(status), ExitStatus: exitStatus(status),
 		Target: cfg.Shown, Refused: tries.refused, Trouble: &Trouble{Kind: t.kind, Text: t.text},
 		Findings: []Finding{{"trouble-" + t.kind, status, t.text}}, Advice: troubleAdvice(t, s.options, s),
 	}
-	if t.kind == TroubleFull {
+	if t.again {
 		r.Trouble.Sockets = socketsTo(s.options.Network, s.options.Addr)
 	}
 	return r

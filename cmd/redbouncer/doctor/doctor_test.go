@@ -196,6 +196,21 @@ func TestAServerThatIsFullIsKnockedAtUntilThereIsAPlace(t *testing.T) {
 	}
 }
 
+func TestAServerOverTLSThatIsFullIsKnockedAtToo(t *testing.T) {
+	ca := proxytest.NewCA(t)
+	files := ca.Issue(proxytest.Identity{Name: "redis"})
+	s := proxytest.RedisTLS(t, files, "--maxclients", "5")
+	hold(t, s.Addr(), 5, "web")
+	cfg := Config{URL: s.TLSURL(), For: time.Second, TLS: TLSFiles{CACert: files.CA, Cert: files.Cert, Key: files.Key}}
+	r := look(t, cfg)
+	if r.ExitStatus != ExitUnknown || r.Trouble == nil || r.Trouble.Kind != TroubleTLS || !strings.Contains(r.Trouble.Text, "maxclients") || r.Refused < 2 {
+		t.Errorf("%s, refused %d: %+v", r.Status, r.Refused, r.Trouble)
+	}
+	if r.advises("count-by-address") == nil {
+		t.Errorf("advice: %+v", r.Advice)
+	}
+}
+
 func TestWhatKeepsItOutIsNamed(t *testing.T) {
 	s := proxytest.Redis(t, "--requirepass", "sesame-open")
 	ca := proxytest.NewCA(t)

@@ -8,11 +8,15 @@ import (
 
 // troubleAdvice is what to do when there is no way in.
 func troubleAdvice(t *trouble, o *redis.Options, s *server) []Advice {
-	if t.kind != TroubleFull {
-		return []Advice{{Code: "connect", Title: "Have doctor get in", Why: upperFirst(t.advice) + ".", Commands: []string{}}}
+	var all []Advice
+	if t.advice != "" {
+		all = append(all, Advice{Code: "connect", Title: "Have doctor get in", Why: upperFirst(t.advice) + ".", Commands: []string{}})
+	}
+	if !t.again {
+		return all
 	}
 	_, port := splitAddr(o.Addr)
-	return []Advice{
+	return append(all, []Advice{
 		{Code: "wait-for-a-place", Title: "Have one known client give up its place, and doctor take it",
 			Why: "Stop or scale down one program that you know: a worker, a replica of a deployment. No restart of Redis is needed, and " +
 				"none helps for long. CLIENT LIST and CONFIG SET cannot be had without a connection, also on the host of Redis.",
@@ -27,5 +31,5 @@ func troubleAdvice(t *trouble, o *redis.Options, s *server) []Advice {
 		{Code: "raise-maxclients", Title: "Then raise maxclients, as soon as one connection is to be had",
 			Why:      "It takes effect at once. If this is a redbouncer, its console has places of its own: redis-cli -p 6390 PROXY SHOW SOURCES.",
 			Commands: []string{"redis-cli -p " + port + " CONFIG SET maxclients 20000"}},
-	}
+	}...)
 }
