@@ -6,13 +6,16 @@ import (
 	"io"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/redbouncer/redbouncer/cmd/redbouncer/doctor"
 )
 
 // commands are the program's subcommands.
 type commands struct {
-	Serve   settings `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
-	Check   settings `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
-	Version struct{} `cmd:"" help:"Print the version."`
+	Serve   settings    `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
+	Check   settings    `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
+	Doctor  doctorFlags `cmd:"" help:"Say why a Redis is out of connections, and what to do."`
+	Version struct{}    `cmd:"" help:"Print the version."`
 }
 
 // invocation is one command line, understood.
@@ -24,6 +27,8 @@ type invocation struct {
 	file     *fileResolver
 	table    []*kong.Flag // the rows of settings
 	stray    []string     // environment variables that look like settings and are none
+
+	doctor *doctorFlags // of doctor
 }
 
 // parse reads the command line, and for serve and check the environment and the file. It reports everything
@@ -51,7 +56,9 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 	case helped:
 		return &invocation{command: "help"}, nil
 	case len(args) == 0:
-		return nil, usageError{errors.New("say what to do: serve, check or version; redbouncer --help tells more")}
+		return nil, usageError{errors.New("say what to do: serve, check, doctor or version; redbouncer --help tells more")}
+	case err != nil && args[0] == "doctor":
+		return nil, errors.Join(usageError{err}, statusError(doctor.ExitUnknown))
 	case err != nil:
 		return nil, usageError{err}
 	}
@@ -61,6 +68,9 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 		inv.settings = &cmds.Serve
 	case "check":
 		inv.settings = &cmds.Check
+	case "doctor", "doctor <url>":
+		inv.command, inv.doctor = "doctor", &cmds.Doctor
+		return inv, nil
 	default:
 		return inv, nil
 	}
@@ -101,6 +111,8 @@ func (inv *invocation) run(stdout, stderr io.Writer) error {
 		return serve(inv, stderr)
 	case "check":
 		return check(inv, stdout, stderr)
+	case "doctor":
+		return examine(inv.doctor, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, programVersion())
 		return err

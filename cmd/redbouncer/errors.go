@@ -57,9 +57,12 @@ func report(err error) []string {
 
 func exitStatus(err error) int {
 	var usage usageError
+	var own statusError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &own):
+		return int(own)
 	case errors.As(err, &usage):
 		return exitUsage
 	}

@@ -17,6 +17,7 @@ Commands:
 const helpProgramEnd = `
 Try it:      redbouncer serve --upstream embedded
 Settings:    redbouncer serve --help
+No connections left: redbouncer doctor redis://127.0.0.1:6379
 `
 
 const helpSettings = `
@@ -26,6 +27,14 @@ Every setting is a flag, an environment variable and a key of the configuration 
 REDBOUNCER_POOL_SIZE=16, pool-size: 16. A flag goes before the environment, the environment before the file.
 A time is a number of seconds or a duration such as 500ms or 2m. A size is a number of bytes or has one of
 Redis's units: 1k is 1000, 1kb is 1024, and so on with m and g. Separate several addresses with commas.
+`
+
+const helpDoctor = `
+Usage: redbouncer doctor [flags] URL
+
+It asks INFO, CLIENT LIST and CONFIG GET, and changes nothing without --yes. Without a URL it takes that of
+REDBOUNCER_UPSTREAM, where a password is not in the process list. Exit status: 0 healthy, 1 warning,
+2 critical (also a server that refuses with "max number of clients reached"), 3 it could not look.
 `
 
 // printHelp is a kong.HelpPrinter that gives each setting one line, which kong's own does not for long names.
@@ -41,7 +50,10 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 		return w.Flush()
 	}
 	fmt.Fprintln(w, command.Help)
-	if len(command.Flags) > 0 {
+	switch {
+	case command.Name == "doctor":
+		fmt.Fprint(w, helpDoctor)
+	case len(command.Flags) > 0:
 		fmt.Fprintf(w, helpSettings, command.Name)
 	}
 	group := ""

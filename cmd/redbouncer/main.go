@@ -5,7 +5,7 @@
 // REDBOUNCER_MAXCLIENTS in the environment. settings.go is the table of all of them.
 //
 // The exit status is 0 after a clean stop, 1 when something failed while it ran, and 2 when the command line
-// or a setting cannot be used.
+// or a setting cannot be used. Those of doctor are for monitoring: 0 healthy, 1 warning, 2 critical, 3 when it could not look.
 package main
 
 import (
@@ -33,7 +33,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		for _, line := range report(err) {
-			fmt.Fprintln(stderr, "redbouncer:", line)
+			if line != "" {
+				fmt.Fprintln(stderr, "redbouncer:", line)
+			}
 		}
 	}
 	return exitStatus(err)
