@@ -22,7 +22,10 @@ Settings:    redbouncer serve --help
 const helpSettings = `
 Usage: redbouncer %s [settings]
 
-Every setting is a flag, an environment variable and a key of the configuration file: --pool-size 16,
+` + settingsInWords
+
+// settingsInWords is how a setting is given, for --help and for the manual page.
+const settingsInWords = `Every setting is a flag, an environment variable and a key of the configuration file: --pool-size 16,
 REDBOUNCER_POOL_SIZE=16, pool-size: 16. A flag goes before the environment, the environment before the file.
 A time is a number of seconds or a duration such as 500ms or 2m. A size is a number of bytes or has one of
 Redis's units: 1k is 1000, 1kb is 1024, and so on with m and g. Separate several addresses with commas.
@@ -35,12 +38,15 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	if command == nil {
 		fmt.Fprint(w, helpProgram)
 		for _, c := range ctx.Model.Children {
-			fmt.Fprintf(w, "  %-9s%s\n", c.Name, c.Help)
+			fmt.Fprintf(w, "  %-12s%s\n", c.Name, c.Help)
 		}
 		fmt.Fprint(w, helpProgramEnd)
 		return w.Flush()
 	}
 	fmt.Fprintln(w, command.Help)
+	if command.Detail != "" {
+		fmt.Fprintf(w, "\n%s\n", command.Detail)
+	}
 	if len(command.Flags) > 0 {
 		fmt.Fprintf(w, helpSettings, command.Name)
 	}
