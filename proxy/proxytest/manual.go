@@ -159,3 +159,13 @@ func Code(word string) string {
 	}
 	return "`" + strings.ReplaceAll(word, "|", `\|`) + "`"
 }
+
+// Sections are the headings above tables whose first column is headed so.
+func (p *Page) Sections(first string) (sections []string) {
+	for _, row := range p.rows {
+		if row.first == first && !slices.Contains(sections, row.section) {
+			sections = append(sections, row.section)
+		}
+	}
+	return sections
+}
