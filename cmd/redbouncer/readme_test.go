@@ -54,15 +54,19 @@ func TestTheReadmeHasTwoCommandsOfOneLineEach(t *testing.T) {
 	}
 }
 
-func TestTheReadmesConfigurationFileIsOne(t *testing.T) {
-	files := fencedFile.FindAllStringSubmatch(readme(t), -1)
-	if len(files) == 0 {
-		t.Fatal("README has no configuration file")
-	}
-	for _, file := range files {
-		if got := runProgram("check", "--config", writeFile(t, file[1])); got.status != exitOK {
-			t.Errorf("%s\n%s", file[1], got.stderr)
+// Files of other programs have their name behind the word yaml.
+func TestEveryConfigurationFileInTheManualIsOne(t *testing.T) {
+	found := 0
+	for path, text := range manualPages(t) {
+		for _, file := range fencedFile.FindAllStringSubmatch(text, -1) {
+			found++
+			if got := runProgram("check", "--config", writeFile(t, file[1])); got.status != exitOK {
+				t.Errorf("%s:\n%s\n%s", path, file[1], got.stderr)
+			}
 		}
+	}
+	if found < 5 {
+		t.Errorf("the manual has %d configuration files", found)
 	}
 }
 
