@@ -54,7 +54,7 @@ func defaultInTheManual(name, byDefault string) string {
 // changedHow is how a setting is changed while the program runs: by a reload, by PROXY SET too, or not at all.
 func changedHow(t *testing.T) map[string]string {
 	t.Helper()
-	p := startProgram(t, "serve", "--upstream", "embedded", "--listen", "127.0.0.1:0")
+	p := startProgram(t, "serve", "--upstream", "embedded", "--listen", "127.0.0.1:0", "--log-level", "info")
 	operator := proxytest.Dial(t, p.logged("console is served")["admin-listen"].(string))
 	_, text, _ := strings.Cut(string(operator.Do("SHOW", "CONFIG", "FORMAT", "JSON")), "\r\n")
 	var shown []struct {
