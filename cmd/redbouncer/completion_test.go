@@ -16,7 +16,7 @@ import (
 )
 
 // shellTime bounds what a shell may take to complete a line.
-const shellTime = 30 * time.Second
+const shellTime = 2 * time.Minute
 
 // completionCases are lines of which the last word is to be completed, and what has to be among the words offered. "-" in front
 // is a word that must not be.
