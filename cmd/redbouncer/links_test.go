@@ -40,7 +40,7 @@ func manualPages(t *testing.T) map[string]string {
 
 var (
 	pageLink   = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	fencedText = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
+	fencedText = regexp.MustCompile("(?ms)^ *```.*?\n *```$")
 	codeText   = regexp.MustCompile("`[^`\n]*`")
 	heading    = regexp.MustCompile(`(?m)^#+ +(.*)$`)
 	linkText   = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
