@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
@@ -12,15 +13,18 @@ import (
 
 // commands are the program's subcommands.
 type commands struct {
-	Serve   settings    `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
-	Check   settings    `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
-	Doctor  doctorFlags `cmd:"" help:"Say why a Redis is out of connections, and what to do."`
-	Version struct{}    `cmd:"" help:"Print the version."`
+	Serve      settings    `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
+	Check      settings    `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
+	Doctor     doctorFlags `cmd:"" help:"Say why a Redis is out of connections, and what to do."`
+	Version    struct{}    `cmd:"" help:"Print the version."`
+	Man        manPage     `cmd:"" help:"Print the manual page, for man."`
+	Completion completion  `cmd:"" help:"Print what completes a command line in bash, zsh or fish."`
 }
 
 // invocation is one command line, understood.
 type invocation struct {
 	command string
+	model   *kong.Application // all commands and their flags
 	// Of serve and check:
 	args     []string
 	settings *settings
@@ -62,7 +66,7 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 	case err != nil:
 		return nil, usageError{err}
 	}
-	inv := &invocation{command: ctx.Command(), args: args, file: file}
+	inv := &invocation{command: ctx.Command(), model: parser.Model, args: args, file: file}
 	switch inv.command {
 	case "serve":
 		inv.settings = &cmds.Serve
@@ -116,6 +120,11 @@ func (inv *invocation) run(stdout, stderr io.Writer) error {
 	case "version":
 		_, err := fmt.Fprintln(stdout, programVersion())
 		return err
+	case "man":
+		return writeManPage(stdout, inv.model)
+	}
+	if shell, ok := strings.CutPrefix(inv.command, "completion "); ok {
+		return writeCompletion(stdout, inv.model, shell)
 	}
 	return nil
 }

@@ -38,6 +38,15 @@ type doctorFlags struct {
 	ServerName string `name:"tls-server-name" placeholder:"NAME" group:"doctor-tls" help:"Whom its certificate has to be for, if not the host."`
 }
 
+// Help implements kong.HelpProvider.
+func (doctorFlags) Help() string {
+	return `Usage: redbouncer doctor [flags] URL
+
+It asks INFO, CLIENT LIST and CONFIG GET, and changes nothing without --yes. Without a URL it takes that of
+REDBOUNCER_UPSTREAM, where a password is not in the process list. Exit status: 0 healthy, 1 warning,
+2 critical (also a server that refuses with "max number of clients reached"), 3 it could not look.`
+}
+
 // statusError is an exit status of doctor, beside what is to be said, if anything is.
 type statusError int
 

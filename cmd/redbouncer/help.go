@@ -23,18 +23,13 @@ No connections left: redbouncer doctor redis://127.0.0.1:6379
 const helpSettings = `
 Usage: redbouncer %s [settings]
 
-Every setting is a flag, an environment variable and a key of the configuration file: --pool-size 16,
+` + settingsInWords
+
+// settingsInWords is how a setting is given, for --help and for the manual page.
+const settingsInWords = `Every setting is a flag, an environment variable and a key of the configuration file: --pool-size 16,
 REDBOUNCER_POOL_SIZE=16, pool-size: 16. A flag goes before the environment, the environment before the file.
 A time is a number of seconds or a duration such as 500ms or 2m. A size is a number of bytes or has one of
 Redis's units: 1k is 1000, 1kb is 1024, and so on with m and g. Separate several addresses with commas.
-`
-
-const helpDoctor = `
-Usage: redbouncer doctor [flags] URL
-
-It asks INFO, CLIENT LIST and CONFIG GET, and changes nothing without --yes. Without a URL it takes that of
-REDBOUNCER_UPSTREAM, where a password is not in the process list. Exit status: 0 healthy, 1 warning,
-2 critical (also a server that refuses with "max number of clients reached"), 3 it could not look.
 `
 
 // printHelp is a kong.HelpPrinter that gives each setting one line, which kong's own does not for long names.
@@ -44,16 +39,16 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	if command == nil {
 		fmt.Fprint(w, helpProgram)
 		for _, c := range ctx.Model.Children {
-			fmt.Fprintf(w, "  %-9s%s\n", c.Name, c.Help)
+			fmt.Fprintf(w, "  %-12s%s\n", c.Name, c.Help)
 		}
 		fmt.Fprint(w, helpProgramEnd)
 		return w.Flush()
 	}
 	fmt.Fprintln(w, command.Help)
-	switch {
-	case command.Name == "doctor":
-		fmt.Fprint(w, helpDoctor)
-	case len(command.Flags) > 0:
+	if command.Detail != "" {
+		fmt.Fprintf(w, "\n%s\n", command.Detail)
+	}
+	if len(command.Flags) > 0 && isSetting(command.Flags[len(command.Flags)-1]) {
 		fmt.Fprintf(w, helpSettings, command.Name)
 	}
 	group := ""

@@ -73,15 +73,6 @@ func TestAConsoleForOtherHostsNeedsUsers(t *testing.T) {
 	}
 }
 
-func TestTheReadmeHasEveryVerbOfTheConsole(t *testing.T) {
-	text := readme(t)
-	for _, words := range admin.Verbs() {
-		if !strings.Contains(text, "`PROXY "+words) {
-			t.Errorf("README does not speak of PROXY %s", words)
-		}
-	}
-}
-
 // The two doors of the console, and the page of metrics, as the program has them: no secret comes out of any.
 func TestTheProgramHasAConsoleThatKeepsItsSecrets(t *testing.T) {
 	upstream := proxytest.Redis(t)

@@ -24,26 +24,6 @@ func readme(t *testing.T) string {
 
 var settingRow = regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| (.*?) \\| .+ \\|$")
 
-func TestTheReadmeHasEverySettingWithItsDefaultAndNoOther(t *testing.T) {
-	unseen := settingNames(t)
-	for _, row := range settingRow.FindAllStringSubmatch(readme(t), -1) {
-		name, shown := row[1], strings.Trim(row[2], "`")
-		byDefault, ok := unseen[name]
-		delete(unseen, name)
-		switch {
-		case name == "config":
-		case !ok:
-			t.Errorf("%s is no setting, or has two rows", name)
-		case name == "loops": // its default may depend on the machine
-		case shown != byDefault && (shown != "required" || byDefault != ""):
-			t.Errorf("the default of %s is %s, README says %s", name, byDefault, shown)
-		}
-	}
-	for name := range unseen {
-		t.Errorf("%s has no row", name)
-	}
-}
-
 var (
 	fencedCommand = regexp.MustCompile("(?s)<!-- command: (\\w+) -->\n+```[a-z]*\n(.*?)\n```\n")
 	fencedSession = regexp.MustCompile("(?s)<!-- transcript -->\n+```[a-z]*\n(.*?)\n```\n")
@@ -74,15 +54,19 @@ func TestTheReadmeHasTwoCommandsOfOneLineEach(t *testing.T) {
 	}
 }
 
-func TestTheReadmesConfigurationFileIsOne(t *testing.T) {
-	files := fencedFile.FindAllStringSubmatch(readme(t), -1)
-	if len(files) == 0 {
-		t.Fatal("README has no configuration file")
-	}
-	for _, file := range files {
-		if got := runProgram("check", "--config", writeFile(t, file[1])); got.status != exitOK {
-			t.Errorf("%s\n%s", file[1], got.stderr)
+// Files of other programs have their name behind the word yaml.
+func TestEveryConfigurationFileInTheManualIsOne(t *testing.T) {
+	found := 0
+	for path, text := range manualPages(t) {
+		for _, file := range fencedFile.FindAllStringSubmatch(text, -1) {
+			found++
+			if got := runProgram("check", "--config", writeFile(t, file[1])); got.status != exitOK {
+				t.Errorf("%s:\n%s\n%s", path, file[1], got.stderr)
+			}
 		}
+	}
+	if found < 5 {
+		t.Errorf("the manual has %d configuration files", found)
 	}
 }
 

@@ -31,6 +31,9 @@ type setting interface {
 	inForce() []string // the value as the file would spell it, secrets masked
 	spelled() string   // the value, secrets and all, to be compared
 	problem() error    // what would be usable instead; nil for a good value
+
+	// choices are the words of a setting that has few, and whether it may be repeated.
+	choices() (words []string, repeated bool)
 }
 
 // isSetting tells a row of the table from --help.
