@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -46,7 +47,7 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 		kong.Help(printHelp),
 		kong.Writers(stdout, io.Discard),
 		kong.Exit(func(int) { helped = true }),
-		kong.ExplicitGroups(groups),
+		kong.ExplicitGroups(slices.Concat(groups, doctorGroups)),
 		defaults(),
 		// Of two that know a setting the later one wins, and the command line wins over both.
 		kong.Resolvers(file, kong.ResolverFunc(fromEnvironment)),

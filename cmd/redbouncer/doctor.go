@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/redbouncer/redbouncer/cmd/redbouncer/doctor"
 )
 
@@ -36,6 +38,15 @@ type doctorFlags struct {
 	Cert       string `name:"tls-cert-file" placeholder:"FILE" group:"doctor-tls" help:"The certificate that it is shown; PEM."`
 	Key        string `name:"tls-key-file" placeholder:"FILE" group:"doctor-tls" help:"Its private key; PEM."`
 	ServerName string `name:"tls-server-name" placeholder:"NAME" group:"doctor-tls" help:"Whom its certificate has to be for, if not the host."`
+}
+
+// doctorGroups are the headings of doctor's flags, in the order of --help.
+var doctorGroups = []kong.Group{
+	{Key: "look", Title: "Looking"},
+	{Key: "watch", Title: "Watching"},
+	{Key: "kill", Title: "Closing idle clients"},
+	{Key: "size", Title: "Pool sizes"},
+	{Key: "doctor-tls", Title: "TLS, for rediss://"},
 }
 
 // Help implements kong.HelpProvider.

@@ -23,7 +23,7 @@ func manualPages(t *testing.T) map[string]string {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && path != top && strings.HasPrefix(entry.Name(), "."):
+		case entry.IsDir() && path != top && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules"):
 			return filepath.SkipDir
 		case filepath.Ext(path) != ".md":
 			return nil

@@ -111,6 +111,11 @@ Something failed while it ran.
 .TP
 .B 2
 The command line or a setting cannot be used; nothing has been started.
+.PP
+.B redbouncer doctor
+has others:
+.B redbouncer doctor \-\-help
+tells.
 .SH EXAMPLES
 .EX
 redbouncer serve \-\-upstream embedded

@@ -124,13 +124,6 @@ var groups = []kong.Group{
 	{Key: "upstream", Title: "Upstream"},
 	{Key: "operator", Title: "Operator"},
 	{Key: "process", Title: "Process"},
-
-	// Of doctor:
-	{Key: "look", Title: "Looking"},
-	{Key: "watch", Title: "Watching"},
-	{Key: "kill", Title: "Closing idle clients"},
-	{Key: "size", Title: "Pool sizes"},
-	{Key: "doctor-tls", Title: "TLS, for rediss://"},
 }
 
 // config is what the settings mean to the proxy. Log is left to the caller.
