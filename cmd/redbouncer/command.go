@@ -4,30 +4,35 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/alecthomas/kong"
 )
 
 // commands are the program's subcommands.
 type commands struct {
-	Serve   settings `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
-	Check   settings `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
-	Version struct{} `cmd:"" help:"Print the version."`
+	Serve   settings       `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
+	Check   settings       `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
+	Health  healthSettings `cmd:"" help:"Ask the proxy that runs with the same settings how it is; status 0 if well, else 1."`
+	Version struct{}       `cmd:"" help:"Print the version."`
 }
 
 // invocation is one command line, understood.
 type invocation struct {
 	command string
+	// Of serve, check and health:
+	file  *fileResolver
+	table []*kong.Flag // the rows of settings
 	// Of serve and check:
 	args     []string
 	settings *settings
-	file     *fileResolver
-	table    []*kong.Flag // the rows of settings
-	stray    []string     // environment variables that look like settings and are none
+	stray    []string // environment variables that look like settings and are none
+	// Of health:
+	health *healthSettings
 }
 
-// parse reads the command line, and for serve and check the environment and the file. It reports everything
-// that is wrong with them at once. When args ask for help, it prints it, and the command is "help".
+// parse reads the command line, and for commands with settings the environment and the file. It reports everything
+// that is wrong with them at once; what is wrong with those of health is for health to say. When args ask for help, it prints it, and the command is "help".
 func parse(args []string, stdout io.Writer) (*invocation, error) {
 	var cmds commands
 	helped := false
@@ -41,6 +46,7 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 		defaults(),
 		// Of two that know a setting the later one wins, and the command line wins over both.
 		kong.Resolvers(file, kong.ResolverFunc(fromEnvironment)),
+		kong.Bind(file),
 		kong.WithHyphenPrefixedParameters(true), // so that "--maxclients -1" is told what would do
 	)
 	if err != nil {
@@ -51,7 +57,7 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 	case helped:
 		return &invocation{command: "help"}, nil
 	case len(args) == 0:
-		return nil, usageError{errors.New("say what to do: serve, check or version; redbouncer --help tells more")}
+		return nil, usageError{errors.New("say what to do: serve, check, health or version; redbouncer --help tells more")}
 	case err != nil:
 		return nil, usageError{err}
 	}
@@ -61,6 +67,10 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 		inv.settings = &cmds.Serve
 	case "check":
 		inv.settings = &cmds.Check
+	case "health":
+		inv.health = &cmds.Health
+		inv.table = slices.DeleteFunc(slices.Clone(ctx.Selected().Flags), func(f *kong.Flag) bool { return !isSetting(f) })
+		return inv, nil
 	default:
 		return inv, nil
 	}
@@ -101,6 +111,8 @@ func (inv *invocation) run(stdout, stderr io.Writer) error {
 		return serve(inv, stderr)
 	case "check":
 		return check(inv, stdout, stderr)
+	case "health":
+		return health(inv, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, programVersion())
 		return err
