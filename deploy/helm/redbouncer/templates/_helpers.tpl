@@ -27,10 +27,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- /* The configuration file: the settings, and those that follow from other values. */}}
 {{- define "redbouncer.file" -}}
 {{- $own := list "upstream" "listen" "http-listen" "shutdown-delay" "shutdown-timeout" }}
+{{- $said := dict }}
 {{- range $name, $value := .Values.settings }}
 {{- if or (has $name $own) (hasPrefix "tls-" $name) }}
 {{- fail (printf "settings.%s: this setting has a value of its own in the chart (upstream, tls, shutdown or service); set that instead" $name) }}
 {{- end }}
+{{- /* Helm has made 1e+06 of 1000000, and true of yes. */}}
+{{- if kindIs "float64" $value }}
+{{- $value = int64 $value }}
+{{- else if kindIs "bool" $value }}
+{{- $value = ternary "yes" "no" $value }}
+{{- end }}
+{{- $_ := set $said $name $value }}
 {{- end }}
 {{- $file := dict "shutdown-delay" (printf "%ds" (int .Values.shutdown.delay)) "shutdown-timeout" (printf "%ds" (int .Values.shutdown.timeout)) }}
 {{- if .Values.tls.secretName }}
@@ -44,7 +52,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.upstream.caSecret }}
 {{- $_ := set $file "upstream-tls-ca-cert-file" "/etc/redbouncer-upstream/ca.crt" }}
 {{- end }}
-{{- toYaml (mergeOverwrite (deepCopy .Values.settings) $file) }}
+{{- toYaml (mergeOverwrite $said $file) }}
 {{- end }}
 
 {{- define "redbouncer.spread" -}}
@@ -69,10 +77,6 @@ metadata:
   {{- if .Values.metrics.annotations }}
   {{- $_ := set $annotations "prometheus.io/scrape" "true" }}
   {{- $_ := set $annotations "prometheus.io/port" "9121" }}
-  {{- end }}
-  {{- if not .Values.upstream.existingSecret }}
-  {{- /* The URL takes effect at a start only. */}}
-  {{- $_ := set $annotations "checksum/upstream" (sha256sum .Values.upstream.url) }}
   {{- end }}
   {{- with $annotations }}
   annotations:
