@@ -33,7 +33,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- fail (printf "settings.%s: this setting has a value of its own in the chart (upstream, tls, shutdown or service); set that instead" $name) }}
 {{- end }}
 {{- /* Helm has made 1e+06 of 1000000, and true of yes. */}}
-{{- if kindIs "float64" $value }}
+{{- if and (kindIs "float64" $value) (eq (floor $value) $value) }}
 {{- $value = int64 $value }}
 {{- else if kindIs "bool" $value }}
 {{- $value = ternary "yes" "no" $value }}
