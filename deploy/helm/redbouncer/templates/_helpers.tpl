@@ -26,10 +26,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /* The configuration file: the settings, and those that follow from other values. */}}
 {{- define "redbouncer.file" -}}
-{{- $own := list "upstream" "listen" "http-listen" "shutdown-delay" "shutdown-timeout" }}
+{{- $own := list "upstream" "listen" "http-listen" "shutdown-delay" "shutdown-timeout" "tls-cert-file" "tls-key-file" "tls-ca-cert-file" "tls-auth-clients" }}
 {{- $said := dict }}
 {{- range $name, $value := .Values.settings }}
-{{- if or (has $name $own) (hasPrefix "tls-" $name) }}
+{{- if has $name $own }}
 {{- fail (printf "settings.%s: this setting has a value of its own in the chart (upstream, tls, shutdown or service); set that instead" $name) }}
 {{- end }}
 {{- /* Helm has made 1e+06 of 1000000, and true of yes. */}}
