@@ -3,6 +3,7 @@ VERSION ?=
 LINT     = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 10s
 BENCHOUT ?= bench/out
+DIST     ?= dist
 
 .PHONY: help
 help: ## list the targets
@@ -32,6 +33,10 @@ fuzz: ## run every fuzz target for FUZZTIME
 .PHONY: bench
 bench: ## measure the proxy beside Redis and other proxies; some seven minutes, report in BENCHOUT
 	go run ./bench --out $(BENCHOUT)
+
+.PHONY: release
+release: ## build archives, checksums and SBOMs of the commit as VERSION, into DIST
+	.ci/release "$(VERSION)" "$(DIST)"
 
 .PHONY: check
 check: ## do everything that has to hold before a change lands

@@ -105,7 +105,7 @@ func TestHelpGivesEverySettingOneLineWithItsDefault(t *testing.T) {
 }
 
 func TestHelpIsHadWithoutAnythingElse(t *testing.T) {
-	for _, args := range []string{"--help", "-h", "serve --help", "check -h", "version --help", "serve --maxclients x --help"} {
+	for _, args := range []string{"--help", "-h", "serve --help", "check -h", "health --help", "version --help", "serve --maxclients x --help"} {
 		if got := runProgram(strings.Fields(args)...); got.status != exitOK || got.stdout == "" || got.stderr != "" {
 			t.Errorf("redbouncer %s: %+v", args, got)
 		}

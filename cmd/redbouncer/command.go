@@ -14,30 +14,33 @@ import (
 
 // commands are the program's subcommands.
 type commands struct {
-	Serve      settings    `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
-	Check      settings    `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
-	Doctor     doctorFlags `cmd:"" help:"Say why a Redis is out of connections, and what to do."`
-	Version    struct{}    `cmd:"" help:"Print the version."`
-	Man        manPage     `cmd:"" help:"Print the manual page, for man."`
-	Completion completion  `cmd:"" help:"Print what completes a command line in bash, zsh or fish."`
+	Serve      settings       `cmd:"" help:"Run the proxy until SIGTERM or SIGINT."`
+	Check      settings       `cmd:"" help:"Check the settings that serve would use, print them, and exit."`
+	Health     healthSettings `cmd:"" help:"Ask the proxy that runs with the same settings how it is; status 0 if well, else 1."`
+	Doctor     doctorFlags    `cmd:"" help:"Say why a Redis is out of connections, and what to do."`
+	Version    struct{}       `cmd:"" help:"Print the version."`
+	Man        manPage        `cmd:"" help:"Print the manual page, for man."`
+	Completion completion     `cmd:"" help:"Print what completes a command line in bash, zsh or fish."`
 }
 
 // invocation is one command line, understood.
 type invocation struct {
 	command string
 	model   *kong.Application // all commands and their flags
+	// Of serve, check and health:
+	file  *fileResolver
+	table []*kong.Flag // the rows of settings
 	// Of serve and check:
 	args     []string
 	settings *settings
-	file     *fileResolver
-	table    []*kong.Flag // the rows of settings
-	stray    []string     // environment variables that look like settings and are none
-
-	doctor *doctorFlags // of doctor
+	stray    []string // environment variables that look like settings and are none
+	// Of one of these:
+	health *healthSettings
+	doctor *doctorFlags
 }
 
-// parse reads the command line, and for serve and check the environment and the file. It reports everything
-// that is wrong with them at once. When args ask for help, it prints it, and the command is "help".
+// parse reads the command line, and for commands with settings the environment and the file. It reports everything
+// that is wrong with them at once; what is wrong with those of health is for health to say. When args ask for help, it prints it, and the command is "help".
 func parse(args []string, stdout io.Writer) (*invocation, error) {
 	var cmds commands
 	helped := false
@@ -51,6 +54,7 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 		defaults(),
 		// Of two that know a setting the later one wins, and the command line wins over both.
 		kong.Resolvers(file, kong.ResolverFunc(fromEnvironment)),
+		kong.Bind(file),
 		kong.WithHyphenPrefixedParameters(true), // so that "--maxclients -1" is told what would do
 	)
 	if err != nil {
@@ -61,7 +65,7 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 	case helped:
 		return &invocation{command: "help"}, nil
 	case len(args) == 0:
-		return nil, usageError{errors.New("say what to do: serve, check, doctor or version; redbouncer --help tells more")}
+		return nil, usageError{errors.New("say what to do: serve, check, health, doctor or version; redbouncer --help tells more")}
 	case err != nil && args[0] == "doctor":
 		return nil, errors.Join(usageError{err}, statusError(doctor.ExitUnknown))
 	case err != nil:
@@ -73,6 +77,10 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 		inv.settings = &cmds.Serve
 	case "check":
 		inv.settings = &cmds.Check
+	case "health":
+		inv.health = &cmds.Health
+		inv.table = slices.DeleteFunc(slices.Clone(ctx.Selected().Flags), func(f *kong.Flag) bool { return !isSetting(f) })
+		return inv, nil
 	case "doctor", "doctor <url>":
 		inv.command, inv.doctor = "doctor", &cmds.Doctor
 		return inv, nil
@@ -116,6 +124,8 @@ func (inv *invocation) run(stdout, stderr io.Writer) error {
 		return serve(inv, stderr)
 	case "check":
 		return check(inv, stdout, stderr)
+	case "health":
+		return health(inv, stdout)
 	case "doctor":
 		return examine(inv.doctor, stdout)
 	case "version":

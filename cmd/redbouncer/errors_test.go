@@ -195,7 +195,7 @@ func TestAFileThatCannotBeReadIsNamed(t *testing.T) {
 
 func TestACommandLineThatMakesNoSenseIsRefused(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
-		{"", "serve, check, doctor or version"},
+		{"", "serve, check, health, doctor or version"},
 		{"server", `did you mean "serve"?`},
 		{"serve --maxclient 5", `did you mean "--maxclients"?`},
 		{"check " + base + " --maxclients", "--maxclients: say its value"},
