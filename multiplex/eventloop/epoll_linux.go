@@ -339,6 +339,12 @@ func (c *Conn) closeFD() {
 	_ = unix.Close(int(c.fd))
 }
 
+func (c *Conn) detachFD() int {
+	c.control(unix.EPOLL_CTL_DEL)
+	c.loop.poller.conns[c.fd] = nil
+	return int(c.fd)
+}
+
 func (c *Conn) localAddrFD() string {
 	sa, err := unix.Getsockname(int(c.fd))
 	if err != nil {
