@@ -121,6 +121,13 @@ func (r *Record) Close() {
 	r.FDs = nil
 }
 
+// Drop closes a descriptor that is handed over no more; -1 is none.
+func Drop(fd int) {
+	if fd >= 0 {
+		_ = syscall.Close(fd)
+	}
+}
+
 // Receive waits for a record. The error is io.EOF when the other end has hung up between two.
 func (l *Line) Receive() (*Record, error) {
 	for {
@@ -211,3 +218,19 @@ func (l *Line) SetDeadline(t time.Time) { _ = l.conn.SetDeadline(t) }
 
 // Close hangs up. It may be called while others send or receive, and more than once.
 func (l *Line) Close() { _ = l.conn.Close() }
+
+// Socket returns a duplicate of a listener's socket. The caller closes it.
+func Socket(ln net.Listener) (*os.File, error) {
+	filer, ok := ln.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, fmt.Errorf("the listener at %s has no socket that can be handed over", ln.Addr())
+	}
+	return filer.File()
+}
+
+// Received returns the listener whose descriptor came with a record. It takes ownership of fd.
+func Received(fd int) (net.Listener, error) {
+	f := os.NewFile(uintptr(fd), "listener")
+	defer f.Close()
+	return net.FileListener(f)
+}

@@ -4,6 +4,7 @@ package handover
 
 import (
 	"errors"
+	"net"
 	"os"
 	"time"
 )
@@ -41,6 +42,15 @@ func (*Record) Read(any) error { return errSystem }
 
 // Close does nothing.
 func (*Record) Close() {}
+
+// Drop does nothing.
+func Drop(int) {}
+
+// Socket is not possible on this system.
+func Socket(net.Listener) (*os.File, error) { return nil, errSystem }
+
+// Received is not possible on this system.
+func Received(int) (net.Listener, error) { return nil, errSystem }
 
 // SetDeadline does nothing.
 func (*Line) SetDeadline(time.Time) {}
