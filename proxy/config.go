@@ -122,6 +122,9 @@ type Config struct {
 	// upstream is asked, which does not know the command.
 	Console func(ConsoleCommand) []byte
 
+	// Serving is called when clients are served. Nil: nothing is called.
+	Serving func()
+
 	// LogInterval is how often the same source's refusals are logged again. Default 10 s.
 	LogInterval time.Duration
 	// Log receives the events. Default slog.Default().

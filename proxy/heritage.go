@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type predecessor struct {
 	// Static after construction.
 	s    *Server
 	line *handover.Line
+	pid  int
 
 	// mu guards the following field.
 	mu     sync.Mutex
@@ -36,7 +38,7 @@ type predecessor struct {
 // is called then, and takes the clients over as they come. The line is the server's. After an error, the program before
 // goes on, and this one is of no use.
 func (s *Server) Succeed(line *handover.Line) error {
-	h := &predecessor{s: s, line: line, places: map[int64]*limits.Ticket{}}
+	h := &predecessor{s: s, line: line, pid: os.Getppid(), places: map[int64]*limits.Ticket{}}
 	if err := line.Send(handover.ReadyKind, &handover.Ready{PID: os.Getpid()}); err != nil {
 		return errNoBegin(err)
 	}
@@ -56,6 +58,9 @@ func (s *Server) Succeed(line *handover.Line) error {
 				return err
 			}
 			s.ids.Store(begin.LastID)
+			if err := s.readRunTime(&begin); err != nil {
+				return err
+			}
 			s.elsewhere.Store(int64(begin.Upstream))
 			s.heritage = h
 			s.sharePool()
@@ -69,6 +74,17 @@ func (s *Server) Succeed(line *handover.Line) error {
 
 func errNoBegin(err error) error {
 	return fmt.Errorf("the program before this one does not hand over: %w", err)
+}
+
+// ownPaths has the paths of unix sockets removed at the end: from now on they are this program's.
+func (s *Server) ownPaths() {
+	s.listening.Lock()
+	defer s.listening.Unlock()
+	for i, ln := range s.listeners {
+		if unix, ok := ln.(*net.UnixListener); ok {
+			unix.SetUnlinkOnClose(s.sockets[i] == nil)
+		}
+	}
 }
 
 // alive reports whether there still is a program before this one.
@@ -239,4 +255,28 @@ func (w *worker) receiveCaller(c caller, heard []byte) {
 		return
 	}
 	w.srv.knockWith(w, c, conn, heard)
+}
+
+// readRunTime sets what operators have set while the program before this one ran. It goes before the settings, as it did there.
+func (s *Server) readRunTime(begin *handover.Begin) error {
+	for name, n := range begin.Parameters {
+		p := ourParameter([]byte(name))
+		if p == nil {
+			return fmt.Errorf("an operator has set %s in the program before this one, which does not know it", name)
+		}
+		s.setAtRunTime(p, n)
+	}
+	if !begin.RulesSet {
+		return nil
+	}
+	rules := make([]limits.Rule, len(begin.Rules))
+	for i, text := range begin.Rules {
+		var err error
+		if rules[i], err = limits.ParseRule(text); err != nil {
+			return fmt.Errorf("a rule that an operator has set in the program before this one is not understood: %w", err)
+		}
+	}
+	set, unset := changedRules(s.current.Load().Limits, rules)
+	s.gate.SetRules(set, unset, time.Now())
+	return nil
 }

@@ -317,7 +317,11 @@ func (s *Server) Run(ctx context.Context) error {
 		s.announce()
 		s.phase.Store(phaseServing)
 		if s.heritage != nil {
+			s.ownPaths()
 			running.Go(func() error { s.heritage.follow(); return nil })
+		}
+		if s.cfg.Serving != nil {
+			s.cfg.Serving()
 		}
 		select {
 		case <-ctx.Done():

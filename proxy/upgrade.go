@@ -25,7 +25,7 @@ func (s *Server) MayHandOver() error {
 		return fmt.Errorf("the proxy is %s", state)
 	case s.heritage != nil && s.heritage.alive():
 		return fmt.Errorf("the program before this one, process %d, still has %d clients that could not be handed over: they "+
-			"have until its handover-timeout has passed; SIGTERM ends it before", os.Getppid(), s.heritage.clients())
+			"have until its handover-timeout has passed; SIGTERM ends it before", s.heritage.pid, s.heritage.clients())
 	}
 	return nil
 }
@@ -74,9 +74,6 @@ func (s *Server) HandOver(ctx context.Context, line *handover.Line) error {
 	s.successor.Store(to)
 	s.cfg.Log.Info("handing over: another process serves, and clients follow as they have nothing under way",
 		"clients", s.gate.Stats().Open, "handover-timeout", s.current.Load().HandoverTimeout.String())
-	for _, ln := range s.listeners {
-		_ = ln.Close()
-	}
 	go to.send()
 	go to.listen()
 	go s.leaveTo(to)
@@ -162,6 +159,7 @@ func (s *Server) introduce(ctx context.Context, to *successor) error {
 		}
 	}
 	begin := handover.Begin{LastID: s.ids.Load() + idGap, Upstream: s.budget.Size()}
+	s.writeRunTime(&begin)
 	if err := to.line.Send(handover.BeginKind, &begin); err != nil {
 		return errHungUp(err)
 	}
@@ -254,4 +252,17 @@ func (s *Server) sharePool() {
 		return
 	}
 	s.budget.SetSize(max(s.current.Load().PoolSize-int(s.elsewhere.Load()), 1))
+}
+
+// writeRunTime notes what operators have set while the program ran.
+func (s *Server) writeRunTime(begin *handover.Begin) {
+	begin.Parameters = map[string]int64{}
+	for _, p := range parameters {
+		if s.setSince(p.name) {
+			begin.Parameters[p.name] = p.get(s)
+		}
+	}
+	if s.rulesChanged() {
+		begin.Rules, begin.RulesSet = s.rulesInForce(), true
+	}
 }

@@ -23,6 +23,7 @@ type invocation struct {
 	settings *settings
 	file     *fileResolver
 	table    []*kong.Flag // the rows of settings
+	from     *inheritance // what the program was started with
 	stray    []string     // environment variables that look like settings and are none
 }
 

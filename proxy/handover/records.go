@@ -54,6 +54,11 @@ type Place struct {
 type Begin struct {
 	LastID   int64 // the ids of new clients begin above it
 	Upstream int   // how many upstream connections the old program may have
+
+	// What operators have set while the old program ran.
+	Parameters map[string]int64 // by the names of their settings
+	Rules      []string         // all that are in force, if operators have changed any
+	RulesSet   bool             // they have
 }
 
 // Serving says that the new program accepts clients.
