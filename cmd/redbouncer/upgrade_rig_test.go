@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,8 +34,11 @@ func startReplaceable(t *testing.T, s *proxytest.Server, args ...string) *replac
 	dir := t.TempDir()
 	r := &replaceable{t: t, path: filepath.Join(dir, "redbouncer"), log: filepath.Join(dir, "log")}
 	r.install()
+	if !slices.Contains(args, "--listen") && !slices.Contains(args, "--config") { // a flag goes before the file
+		args = append(args, "--listen", "127.0.0.1:0")
+	}
 	cmd := exec.Command(r.path, append([]string{
-		"serve", "--upstream", s.URL(), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
+		"serve", "--upstream", s.URL(), "--admin-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
 		"--log-format", "json",
 	}, args...)...)
 	r.startAs(cmd)

@@ -434,6 +434,7 @@ func (x *listener) close() {
 	if !x.closed {
 		x.closed = true
 		delete(x.l.poller.accept, x.fd)
+		_ = control(x.l.poller.aside, unix.EPOLL_CTL_DEL, x.fd, 0, 0) // somebody else may have the socket too
 		_ = unix.Close(x.fd)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -219,13 +221,28 @@ func (l *Line) SetDeadline(t time.Time) { _ = l.conn.SetDeadline(t) }
 // Close hangs up. It may be called while others send or receive, and more than once.
 func (l *Line) Close() { _ = l.conn.Close() }
 
-// Socket returns a duplicate of a listener's socket. The caller closes it.
+// Socket returns a duplicate of a listener's socket. The caller closes it. (What the listener's own File returns is made to
+// block by Fd, and the listener with it.)
 func Socket(ln net.Listener) (*os.File, error) {
-	filer, ok := ln.(interface{ File() (*os.File, error) })
+	sc, ok := ln.(syscall.Conn)
 	if !ok {
 		return nil, fmt.Errorf("the listener at %s has no socket that can be handed over", ln.Addr())
 	}
-	return filer.File()
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var (
+		fd     int
+		failed error
+	)
+	if err := raw.Control(func(old uintptr) { fd, failed = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, os.NewSyscallError("fcntl", failed)
+	}
+	return os.NewFile(uintptr(fd), "listener"), nil
 }
 
 // Received returns the listener whose descriptor came with a record. It takes ownership of fd.
