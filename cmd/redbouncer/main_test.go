@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	for _, entry := range os.Environ() {
-		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "REDBOUNCER_") {
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "REDBOUNCER_") && !strings.HasPrefix(name, "REDBOUNCER_TEST_") {
 			_ = os.Unsetenv(name) // a developer's own settings are no part of the tests
 		}
 	}
