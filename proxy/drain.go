@@ -22,8 +22,11 @@ const (
 // Drain closes the listeners, and then each client as it falls idle, in small steps. Who is subscribed or blocked stays, as
 // does who is in a transaction, until its end. Resume opens the listeners again.
 func (s *Server) Drain() error {
-	if !s.op.drain(s.phase.Load() == phaseServing && s.successor.Load() == nil) {
-		return errors.New("the proxy is draining already, handing over, or stopping")
+	if s.successor.Load() != nil {
+		return errors.New("the proxy is handing over to another process")
+	}
+	if !s.op.drain(s.phase.Load() == phaseServing) {
+		return errors.New("the proxy is draining already, or stopping")
 	}
 	spread := min(time.Duration(s.gate.Stats().Open)*drainPace, drainMost)
 	s.cfg.Log.Info("draining: the listeners are closed, and clients as they fall idle", "clients", s.gate.Stats().Open,
