@@ -256,3 +256,30 @@ func (g *Gate) Stats() GateStats {
 	defer g.mu.Unlock()
 	return GateStats{Max: g.total.max, Open: g.open, Waiting: g.waiting, Total: g.admitted, Refused: g.refused}
 }
+
+// Readmit counts a client that another program's gate has let in before. There is room for it, whatever the limits: they
+// let nobody else in until they have room again. It takes no part in the rate of new connections. Holder may be nil.
+func (g *Gate) Readmit(ids *Identities, holder Holder, now time.Time) *Ticket {
+	t := &Ticket{gate: g, holder: holder}
+	t.bounds.Store(&unbounded)
+	short := *ids
+	short.shorten()
+	g.mu.Lock()
+	defer g.unlock()
+	t.become(short)
+	t.prev, t.next = g.tickets.prev, &g.tickets
+	t.prev.next, g.tickets.prev = t, t
+	wanted := g.match(t, now)
+	t.inside = true
+	g.open++
+	g.admitted++
+	g.places[t.who.place]++
+	if t.privileged {
+		g.inside++
+	}
+	for _, x := range wanted {
+		x.open++
+	}
+	t.groups = append(t.groups, wanted...)
+	return t
+}

@@ -67,6 +67,14 @@ func (c *Context) Unauthenticated() bool {
 // Actor returns whom the context's clients are on the control connection.
 func (c *Context) Actor() Actor { return Actor{*c.cred, c.RESP} }
 
+// Password is the password that the upstream accepted last for the context's user; empty for the proxy's own.
+func (c *Context) Password() string {
+	if c.User == "" {
+		return ""
+	}
+	return c.cred.password
+}
+
 // Enter counts a client in. Each Enter is followed by a Leave.
 func (c *Context) Enter() { c.users++ }
 

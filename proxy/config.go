@@ -25,6 +25,9 @@ type Config struct {
 	Listen []string
 	// Upstream is the Redis or Valkey to stand in front of, as multiplex.ParseUpstream reads it. Required.
 	Upstream *multiplex.Upstream
+	// Inherited are listening sockets that somebody else has opened, by the address in Listen that they are for. Other
+	// addresses are opened. None by default.
+	Inherited map[string]Inherited
 	// UpstreamTLS says how connections to a rediss:// upstream are encrypted.
 	UpstreamTLS multiplex.UpstreamTLS
 	// TLS is for those of Listen that begin with tls://.
@@ -90,6 +93,11 @@ type Config struct {
 	// ShutdownDelay is how long clients are still let in after the order to stop, while Ready says no, so that whoever sends
 	// them here learns of it first. Default 0.
 	ShutdownDelay time.Duration
+	// UpgradeTimeout is how long a program that is to take over may take until it is ready. Default 30 s.
+	UpgradeTimeout time.Duration
+	// HandoverTimeout is how long clients that cannot be handed over to it are served on, before they are closed as at the
+	// end. Default 5 min.
+	HandoverTimeout time.Duration
 	// ShutdownTimeout bounds the time between the order to stop and the end. Default 10 s, as in Redis.
 	ShutdownTimeout time.Duration
 
@@ -114,6 +122,9 @@ type Config struct {
 	// upstream is asked, which does not know the command.
 	Console func(ConsoleCommand) []byte
 
+	// Serving is called when clients are served. Nil: nothing is called.
+	Serving func()
+
 	// LogInterval is how often the same source's refusals are logged again. Default 10 s.
 	LogInterval time.Duration
 	// Log receives the events. Default slog.Default().
@@ -122,6 +133,12 @@ type Config struct {
 	Version string
 
 	streams bool // for tests: no connection is polled
+}
+
+// Inherited is a listening socket that somebody else has opened.
+type Inherited struct {
+	net.Listener
+	Kept bool // it cannot be opened again by its address, as somebody else has it too
 }
 
 // OutputLimits are the limits of a client's unread output, by class.
@@ -166,6 +183,8 @@ const (
 	DefaultUpstreamTimeout         = 5 * time.Second
 	DefaultUpstreamResponseTimeout = 30 * time.Second
 	DefaultPauseTimeout            = 30 * time.Second
+	DefaultUpgradeTimeout          = 30 * time.Second
+	DefaultHandoverTimeout         = 5 * time.Minute
 	DefaultShutdownTimeout         = 10 * time.Second
 	DefaultProtoMaxBulkLen         = 512 << 20
 	DefaultClientQueryBufferLimit  = 1 << 30
@@ -197,6 +216,8 @@ func (c Config) withDefaults() Config {
 	def(&c.TCPKeepAlive, DefaultTCPKeepAlive)
 	def(&c.TCPBacklog, DefaultTCPBacklog)
 	def(&c.PauseTimeout, DefaultPauseTimeout)
+	def(&c.UpgradeTimeout, DefaultUpgradeTimeout)
+	def(&c.HandoverTimeout, DefaultHandoverTimeout)
 	def(&c.ShutdownTimeout, DefaultShutdownTimeout)
 	def(&c.ProtoMaxBulkLen, DefaultProtoMaxBulkLen)
 	def(&c.ClientQueryBufferLimit, DefaultClientQueryBufferLimit)
@@ -254,6 +275,8 @@ func (c Config) Validate() error {
 		{"pause-timeout", c.PauseTimeout},
 		{"upstream-response-timeout", c.UpstreamResponseTimeout},
 		{"shutdown-delay", c.ShutdownDelay},
+		{"upgrade-timeout", c.UpgradeTimeout},
+		{"handover-timeout", c.HandoverTimeout},
 		{"shutdown-timeout", c.ShutdownTimeout},
 		{"transaction-timeout", c.TransactionTimeout},
 		{"handshake-timeout", c.HandshakeTimeout},

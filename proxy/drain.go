@@ -22,6 +22,9 @@ const (
 // Drain closes the listeners, and then each client as it falls idle, in small steps. Who is subscribed or blocked stays, as
 // does who is in a transaction, until its end. Resume opens the listeners again.
 func (s *Server) Drain() error {
+	if s.successor.Load() != nil {
+		return errors.New("the proxy is handing over to another process")
+	}
 	if !s.op.drain(s.phase.Load() == phaseServing) {
 		return errors.New("the proxy is draining already, or stopping")
 	}
@@ -63,12 +66,8 @@ func (s *Server) undrain() error {
 // reopen opens the listeners at the addresses that they had, on the first worker's loop.
 func (s *Server) reopen() error {
 	var fresh []net.Listener
-	for i, was := range s.addrs {
-		addr := was.String()
-		if was.Network() == "unix" {
-			addr = s.cfg.Listen[i]
-		}
-		ln, err := listen(addr, s.current.Load().TCPBacklog)
+	for i := range s.addrs {
+		ln, err := s.listenAgain(i)
 		if err != nil {
 			for _, ln := range fresh {
 				_ = ln.Close()
@@ -82,6 +81,18 @@ func (s *Server) reopen() error {
 	s.listening.Unlock()
 	s.setKeepAlive(time.Duration(s.keepAlive.Load()))
 	return s.accept()
+}
+
+// listenAgain opens a listener that has been closed: from the socket if that has been kept, else at its address.
+func (s *Server) listenAgain(i int) (net.Listener, error) {
+	if f := s.sockets[i]; f != nil {
+		return net.FileListener(f)
+	}
+	addr := s.addrs[i].String()
+	if s.addrs[i].Network() == "unix" {
+		addr = s.cfg.Listen[i]
+	}
+	return listen(addr, s.current.Load().TCPBacklog)
 }
 
 // sendAway has the worker's clients go within a time; those who wait for a place, at once.

@@ -102,6 +102,13 @@ func (h *handshakes) begin(nc net.Conn) *paced {
 	return p
 }
 
+// idle reports whether none is under way.
+func (h *handshakes) idle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.under) == 0
+}
+
 func (h *handshakes) end(p *paced) {
 	h.mu.Lock()
 	delete(h.under, p)

@@ -21,6 +21,9 @@ func (s *session) know(change func(*limits.Identities)) {
 		return // the outcome is known
 	}
 	s.w.srv.ledger.Changed(before, after, s.w.loop.Now())
+	if s.w.mover != nil {
+		s.w.mover.changed(s)
+	}
 	switch state {
 	case limits.Waiting:
 		s.limited = true

@@ -64,6 +64,8 @@ func (s *Server) Settings() []SettingReport {
 		{"upstream-response-timeout", inSeconds(c.UpstreamResponseTimeout)},
 		{"pause-timeout", inSeconds(c.PauseTimeout)},
 		{"shutdown-delay", inSeconds(c.ShutdownDelay)},
+		{"upgrade-timeout", inSeconds(c.UpgradeTimeout)},
+		{"handover-timeout", inSeconds(c.HandoverTimeout)},
 		{"shutdown-timeout", inSeconds(c.ShutdownTimeout)},
 	} {
 		out = append(out, SettingReport{Name: x.name, Value: x.value, Reloads: true})
@@ -172,7 +174,7 @@ const (
 	phaseStopping            // terminal
 )
 
-// State says in a word where the server stands: starting, serving, draining or stopping; and while it serves, pausing, paused
+// State says in a word where the server stands: starting, serving, draining, handing over or stopping; and while it serves, pausing, paused
 // or resuming.
 func (s *Server) State() string {
 	switch {
@@ -182,6 +184,8 @@ func (s *Server) State() string {
 		return "starting"
 	case s.op.isDraining():
 		return "draining"
+	case s.successor.Load() != nil:
+		return "handing over"
 	}
 	return s.op.pauseState()
 }
@@ -192,7 +196,7 @@ func (s *Server) State() string {
 // of them, for a restart of a second. For the same reason, and as it is its purpose, a pause is none.
 func (s *Server) Ready(ctx context.Context) error {
 	switch state := s.State(); state {
-	case "starting", "draining", "stopping":
+	case "starting", "draining", "handing over", "stopping":
 		return fmt.Errorf("the proxy is %s", state)
 	case suspensions[notSuspended]:
 	default:

@@ -40,7 +40,7 @@ func (s *Server) Reload(ctx context.Context, next Config) error {
 	s.ledger.SetRules(next.Suspects)
 	s.protected.Store(next.protects())
 	s.guesses.SetMost(next.AuthDelay)
-	s.budget.SetSize(next.PoolSize)
+	s.sharePool()
 	s.control.SetTimeout(max(next.UpstreamTimeout, connectTime))
 	s.changeBacklog(was.TCPBacklog, next.TCPBacklog)
 	if !slices.Equal(was.AllowDangerous, next.AllowDangerous) || !slices.Equal(was.DenyCommands, next.DenyCommands) {
@@ -54,6 +54,7 @@ func (s *Server) Reload(ctx context.Context, next Config) error {
 func (s *Server) keepFixed(next Config) Config {
 	c := &s.cfg
 	next.Listen, next.Upstream, next.Loops, next.Console = c.Listen, c.Upstream, c.Loops, c.Console
+	next.Inherited, next.Serving = c.Inherited, c.Serving
 	next.TLS, next.UpstreamTLS = c.TLS, c.UpstreamTLS // the files are read again when they change
 	next.Log, next.LogInterval, next.Version, next.streams = c.Log, c.LogInterval, c.Version, c.streams
 	return next

@@ -19,6 +19,7 @@ import (
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/certs"
 	"github.com/redbouncer/redbouncer/multiplex/eventloop"
+	"github.com/redbouncer/redbouncer/proxy/handover"
 	"github.com/redbouncer/redbouncer/proxy/peer"
 )
 
@@ -32,6 +33,7 @@ type Server struct {
 	// Static after construction.
 	cfg        Config     // of the start: see current
 	addrs      []net.Addr // of the listeners
+	sockets    []*os.File // of those listeners that cannot be opened again by their address; nil for others
 	workers    []*worker
 	started    time.Time
 	gate       *limits.Gate
@@ -67,6 +69,13 @@ type Server struct {
 	// listening guards the following field.
 	listening sync.Mutex
 	listeners []net.Listener
+
+	moved chan struct{} // closed when another program has taken over, and this one is to end
+
+	heritage    *predecessor              // whom the server takes over from; nil: nobody, or it has ended. Set by Succeed, before Run
+	elsewhere   atomic.Int64              // how many upstream connections that one may have
+	successor   atomic.Pointer[successor] // who takes over; nil: nobody
+	handingOver sync.Mutex                // held while it is being found out whether it can
 
 	op operation // what the operator has ordered; it has a lock of its own
 
@@ -114,6 +123,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.Upstream = upstream
 	s := &Server{
 		cfg: cfg, started: time.Now(), handshakes: newHandshakes(), gate: limits.NewGate(cfg.MaxClients, cfg.LogInterval), runtime: map[string]bool{},
+		moved: make(chan struct{}),
 	}
 	s.current.Store(&told)
 	s.protected.Store(cfg.protects())
@@ -146,12 +156,12 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	for _, addr := range cfg.Listen {
-		ln, err := listen(addr, cfg.TCPBacklog)
+		ln, socket, err := cfg.open(addr)
 		if err != nil {
 			s.closeListeners()
 			return nil, err
 		}
-		s.listeners, s.addrs = append(s.listeners, ln), append(s.addrs, ln.Addr())
+		s.listeners, s.addrs, s.sockets = append(s.listeners, ln), append(s.addrs, ln.Addr()), append(s.sockets, socket)
 	}
 	s.setKeepAlive(cfg.TCPKeepAlive)
 	return s, nil
@@ -180,6 +190,27 @@ func (s *Server) install(t *table) {
 	for _, w := range s.workers {
 		w.loop.Post(func() { w.table = t })
 	}
+}
+
+// open returns a listener: the one that has been inherited, or a new one. If it cannot be opened again by its address, its
+// socket is returned too.
+func (c *Config) open(addr string) (net.Listener, *os.File, error) {
+	inherited, ok := c.Inherited[addr]
+	if !ok {
+		ln, err := listen(addr, c.TCPBacklog)
+		return ln, nil, err
+	}
+	if err := eventloop.SetBacklog(inherited, c.TCPBacklog); err != nil {
+		return nil, nil, &ConfigError{"tcp-backlog", fmt.Sprint(c.TCPBacklog), err.Error()}
+	}
+	if !inherited.Kept {
+		return inherited.Listener, nil, nil
+	}
+	socket, err := handover.Socket(inherited.Listener)
+	if err != nil {
+		return nil, nil, &ConfigError{"listen", addr, err.Error()}
+	}
+	return inherited.Listener, socket, nil
 }
 
 // listen opens one listener.
@@ -218,6 +249,11 @@ func removeStale(path string) {
 func (s *Server) closeListeners() {
 	for _, ln := range s.listeners {
 		_ = ln.Close()
+	}
+	for _, f := range s.sockets {
+		if f != nil {
+			_ = f.Close()
+		}
 	}
 }
 
@@ -280,13 +316,28 @@ func (s *Server) Run(ctx context.Context) error {
 	if err == nil {
 		s.announce()
 		s.phase.Store(phaseServing)
-		<-ctx.Done()
+		if s.heritage != nil {
+			s.ownPaths()
+			running.Go(func() error { s.heritage.follow(); return nil })
+		}
+		if s.cfg.Serving != nil {
+			s.cfg.Serving()
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.moved:
+		}
 		s.phase.Store(phaseStopping)
 		s.cfg.Log.Info("stopping", "clients", s.gate.Stats().Open, "shutdown-delay", s.current.Load().ShutdownDelay.String(),
 			"shutdown-timeout", s.current.Load().ShutdownTimeout.String())
 		s.endPause()
-		time.Sleep(s.current.Load().ShutdownDelay) // a second signal ends the process
+		if s.successor.Load() == nil {
+			time.Sleep(s.current.Load().ShutdownDelay) // a second signal ends the process
+		}
 		err = s.drain()
+	}
+	if s.heritage != nil {
+		s.heritage.line.Close()
 	}
 	s.closeListeners() // they are, unless the doors could not be opened
 	s.handshakes.stop()
@@ -301,6 +352,7 @@ func (s *Server) Run(ctx context.Context) error {
 	_ = running.Wait() // they return no errors
 	s.handshakes.running.Wait()
 	s.consoles.Wait()
+	s.endHandOver()
 	s.tellSuppressed(time.Now().Add(s.cfg.LogInterval))
 	st := s.gate.Stats()
 	s.cfg.Log.Info("stopped", "clients_served", st.Total, "clients_refused", st.Refused)

@@ -363,7 +363,7 @@ func (s *session) Reply(b []byte, done int) {
 	}
 	if s.inFlight == 0 {
 		s.inFlightBytes = 0
-		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping || s.w.goodbyes > 0 {
+		if s.state == barred || s.eof || s.doom != nil || s.pin != nil || s.w.stopping || s.w.goodbyes > 0 || s.w.mover != nil {
 			s.wake()
 		}
 	}
@@ -423,6 +423,8 @@ func (s *session) settle() {
 	case s.state != flowing, s.queued: // it goes on first
 	case s.eof, s.w.stopping, s.w.goodbyes > 0 && s.sayGoodbye():
 		s.leave()
+	case s.w.mover != nil:
+		s.w.mover.offer(s)
 	}
 }
 

@@ -85,7 +85,7 @@ func (s *Server) beginPause(now time.Time, length time.Duration) (extended bool,
 	op.mu.Lock()
 	defer op.mu.Unlock()
 	switch {
-	case s.phase.Load() != phaseServing:
+	case s.phase.Load() != phaseServing || s.successor.Load() != nil:
 		return false, errors.New("the proxy is not serving")
 	case op.state == held:
 		op.until = now.Add(length)

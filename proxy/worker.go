@@ -61,6 +61,7 @@ type worker struct {
 	closing       bool   // the proxy ends
 	stopping      bool   // and the time of those who fall idle is over
 	stopped       func() // called once the last session has gone
+	mover         *mover // hands clients over to the program that replaces this one; nil: there is none
 }
 
 // counters count events of all workers. All are atomic.
@@ -239,16 +240,13 @@ func (w *worker) newSession(c *caller, t *limits.Ticket) *session {
 
 // seat puts a session among the others.
 func (w *worker) seat(s *session, conn *eventloop.Conn, c *caller) {
-	s.conn = conn
-	w.srv.ledger.Opened(s.ticket.Identities(), w.loop.Now())
 	if c.peer.IsValid() {
 		s.findProcess(c)
 	}
-	s.ctx = w.pool.Context(w.pool.Initial())
-	s.ctx.Enter()
-	s.prev, s.next = w.sessions.prev, &w.sessions
-	s.prev.next, w.sessions.prev = s, s
-	w.count++
+	w.place(s, conn, w.pool.Initial())
+	if w.mover != nil {
+		w.mover.came(s)
+	}
 	switch {
 	case w.stopping:
 		s.close()
@@ -257,11 +255,25 @@ func (w *worker) seat(s *session, conn *eventloop.Conn, c *caller) {
 	}
 }
 
+// place puts a session into the list, in a context.
+func (w *worker) place(s *session, conn *eventloop.Conn, key multiplex.Key) {
+	s.conn = conn
+	w.srv.ledger.Opened(s.ticket.Identities(), w.loop.Now())
+	s.ctx = w.pool.Context(key)
+	s.ctx.Enter()
+	s.prev, s.next = w.sessions.prev, &w.sessions
+	s.prev.next, w.sessions.prev = s, s
+	w.count++
+}
+
 // remove takes a session that has gone out of the list.
 func (w *worker) remove(s *session) {
 	s.prev.next, s.next.prev = s.next, s.prev
 	s.prev, s.next = nil, nil
 	w.count--
+	if w.mover != nil {
+		w.mover.left(s)
+	}
 	w.srv.ledger.Closed(s.ticket.Identities(), s.usage(), w.loop.Now())
 	s.ticket.Leave(w.loop.Now())
 	w.checkStopped()

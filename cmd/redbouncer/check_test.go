@@ -59,6 +59,8 @@ func Example_check() {
 	// loops: 1 # --loops
 	// shutdown-delay: 0s # default
 	// shutdown-timeout: 10s # default
+	// upgrade-timeout: 30s # default
+	// handover-timeout: 300s # default
 	// log-format: text # default
 	// log-level: info # default
 }

@@ -33,7 +33,8 @@ type invocation struct {
 	// Of serve and check:
 	args     []string
 	settings *settings
-	stray    []string // environment variables that look like settings and are none
+	from     *inheritance // what the program was started with
+	stray    []string     // environment variables that look like settings and are none
 	// Of one of these:
 	health *healthSettings
 	doctor *doctorFlags

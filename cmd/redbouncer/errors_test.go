@@ -58,6 +58,8 @@ var bad = []struct {
 	{"stats-users", "want", []string{",", "none,bob", "a b"}},
 	{"loops", "want", []string{"0", "auto", "99999999"}},
 	{"shutdown-timeout", "want", []string{"0", "-1", "forever", "25h"}},
+	{"upgrade-timeout", "want", []string{"0", "-1", "forever", "25h"}},
+	{"handover-timeout", "want", []string{"0", "-1", "forever", "25h"}},
 	{"log-format", "text or json", []string{"xml", "JSON"}},
 	{"log-level", "debug, info, warn or error", []string{"loud", "notice", "INFO"}},
 }

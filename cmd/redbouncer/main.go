@@ -27,8 +27,10 @@ const (
 
 // run is the program without its process: it parses args, carries out the command, and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
+	from := inherit()
 	inv, err := parse(args, stdout)
 	if err == nil {
+		inv.from = from
 		err = inv.run(stdout, stderr)
 	}
 	if err != nil {
@@ -37,6 +39,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 				fmt.Fprintln(stderr, "redbouncer:", line)
 			}
 		}
+		from.decline(err)
 	}
 	return exitStatus(err)
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/admin"
 )
@@ -128,6 +130,8 @@ func (r *reloader) Reload(ctx context.Context) ([]admin.SettingChange, error) {
 func (r *reloader) reload(ctx context.Context, by string) ([]admin.SettingChange, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	notifyReloading(r.log)
+	defer notify(r.log, daemon.SdNotifyReady)
 	changes, err := r.readAgain(ctx)
 	if err != nil {
 		r.log.Error("the settings cannot be read again, and stay as they are", "by", by, "error", err)

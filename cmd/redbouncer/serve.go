@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redbouncer/redbouncer/proxy"
@@ -37,6 +38,8 @@ func serve(inv *invocation, stderr io.Writer) error {
 	defer stop.close()
 	reloads := newReloader(inv, log, &level)
 	defer reloads.stop()
+	upgrades := newUpgrader(log)
+	defer upgrades.stop()
 
 	cfg := inv.settings.config()
 	cfg.Log = log
@@ -50,6 +53,9 @@ func serve(inv *invocation, stderr io.Writer) error {
 	}
 	adminCfg := inv.settings.adminConfig()
 	adminCfg.Log = log
+	if err := inv.from.share(&cfg, &adminCfg); err != nil {
+		return err
+	}
 	operators, err := admin.New(adminCfg)
 	if err != nil {
 		// The settings make sense, but this machine does not grant them now.
@@ -57,13 +63,18 @@ func serve(inv *invocation, stderr io.Writer) error {
 	}
 	defer operators.Stop() // after the proxy has drained, so that operators can see it
 	cfg.Console = operators.Client
+	cfg.Serving = func() { notify(log, daemon.SdNotifyReady) }
 	server, err := proxy.New(cfg)
 	if err != nil {
 		return inv.explain(err)
 	}
+	if err := inv.from.succeed(server); err != nil {
+		return err
+	}
 	reloads.start(server, operators)
-	operators.Attach(admin.Backends{Proxy: server, Limits: server, Ledger: server.Ledger(), Settings: reloads})
+	operators.Attach(admin.Backends{Proxy: server, Limits: server, Ledger: server.Ledger(), Settings: reloads, Upgrader: upgrades})
 	operators.Start()
+	upgrades.start(server, operators, reloads, inv.settings.Upstream.is.embedded())
 	return server.Run(ctx)
 }
 
@@ -102,6 +113,7 @@ func (s *stopper) wait() {
 	if !ok {
 		return
 	}
+	notify(s.log, daemon.SdNotifyStopping)
 	s.log.Info("told to stop; a second signal ends the process at once", "signal", first.String())
 	s.cancel()
 	if second, ok := <-s.signals; ok {

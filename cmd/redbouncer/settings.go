@@ -73,6 +73,8 @@ type settings struct {
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
 	ShutdownDelay   value[seconds]   `name:"shutdown-delay" default:"${shutdown_delay}" placeholder:"TIME" group:"process" help:"How long to go on when told to stop, while not ready."`
 	ShutdownTimeout value[limit]     `name:"shutdown-timeout" default:"${shutdown_timeout}" placeholder:"TIME" group:"process" help:"How long to answer what is in flight before the end."`
+	UpgradeTimeout  value[limit]     `name:"upgrade-timeout" default:"${upgrade_timeout}" placeholder:"TIME" group:"process" help:"How long a program that is to take over may take to start."`
+	HandoverTimeout value[limit]     `name:"handover-timeout" default:"${handover_timeout}" placeholder:"TIME" group:"process" help:"How long to serve clients that cannot be handed over."`
 	LogFormat       value[logFormat] `name:"log-format" default:"text" placeholder:"FORMAT" group:"process" help:"text or json. The log goes to standard error."`
 	LogLevel        value[logLevel]  `name:"log-level" default:"info" placeholder:"LEVEL" group:"process" help:"debug, info, warn or error."`
 }
@@ -102,6 +104,8 @@ func defaults() kong.Vars {
 		"upstream_response_timeout": proxy.DefaultUpstreamResponseTimeout,
 		"shutdown_delay":            0,
 		"pause_timeout":             proxy.DefaultPauseTimeout,
+		"upgrade_timeout":           proxy.DefaultUpgradeTimeout,
+		"handover_timeout":          proxy.DefaultHandoverTimeout,
 		"shutdown_timeout":          proxy.DefaultShutdownTimeout,
 	} {
 		vars[name] = seconds(d).String()
@@ -170,6 +174,8 @@ func (s *settings) config() proxy.Config {
 		PauseTimeout:            time.Duration(s.PauseTimeout.is),
 		ShutdownDelay:           time.Duration(s.ShutdownDelay.is),
 		ShutdownTimeout:         time.Duration(s.ShutdownTimeout.is),
+		UpgradeTimeout:          time.Duration(s.UpgradeTimeout.is),
+		HandoverTimeout:         time.Duration(s.HandoverTimeout.is),
 
 		ProtectedMode:  s.ProtectedMode.is.String(),
 		AllowDangerous: s.AllowDangerous.is,

@@ -78,6 +78,8 @@ var samples = []struct {
 	{"shutdown-delay", "5", func(c *proxy.Config) { c.ShutdownDelay = 5 * time.Second }},
 	{"loops", "3", func(c *proxy.Config) { c.Loops = 3 }},
 	{"shutdown-timeout", "1.5", func(c *proxy.Config) { c.ShutdownTimeout = 1500 * time.Millisecond }},
+	{"upgrade-timeout", "45", func(c *proxy.Config) { c.UpgradeTimeout = 45 * time.Second }},
+	{"handover-timeout", "1m", func(c *proxy.Config) { c.HandoverTimeout = time.Minute }},
 	{"log-format", "json", func(*proxy.Config) {}},
 	{"log-level", "debug", func(*proxy.Config) {}},
 }
@@ -181,6 +183,7 @@ func TestTheDefaultsAreTheProxysOwn(t *testing.T) {
 		TLS:                proxy.TLS{AuthClients: proxy.DefaultTLSAuthClients, AuthClientsUser: proxy.DefaultTLSAuthClientsUser, Protocols: []string{"TLSv1.2", "TLSv1.3"}},
 		PoolTimeout:        proxy.DefaultPoolTimeout, UpstreamTimeout: proxy.DefaultUpstreamTimeout,
 		UpstreamResponseTimeout: proxy.DefaultUpstreamResponseTimeout, PauseTimeout: proxy.DefaultPauseTimeout,
+		UpgradeTimeout: proxy.DefaultUpgradeTimeout, HandoverTimeout: proxy.DefaultHandoverTimeout,
 		ShutdownTimeout: proxy.DefaultShutdownTimeout, ProtoMaxBulkLen: proxy.DefaultProtoMaxBulkLen,
 		ClientQueryBufferLimit:  proxy.DefaultClientQueryBufferLimit,
 		ClientOutputBufferLimit: proxy.DefaultClientOutputBufferLimit,

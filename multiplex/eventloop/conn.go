@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 )
 
 // Handler is told what happens to a Conn. All calls come from the loop; a handler may call any method of the
@@ -59,6 +60,17 @@ func (in Incoming) Remote() string { return in.remote }
 // Accepted makes an Incoming of a connection that was accepted elsewhere.
 func Accepted(nc net.Conn) Incoming {
 	return Incoming{nc: nc, fd: -1, remote: redisAddr(nc.RemoteAddr(), nc.LocalAddr())}
+}
+
+// Received makes an Incoming of a socket whose descriptor somebody has handed over. It takes ownership of fd.
+func Received(fd int) (Incoming, error) {
+	f := os.NewFile(uintptr(fd), "client")
+	defer f.Close()
+	nc, err := net.FileConn(f)
+	if err != nil {
+		return Incoming{}, err
+	}
+	return Accepted(nc), nil
 }
 
 // redisAddr formats a client's address as CLIENT LIST does.
@@ -217,6 +229,29 @@ func (c *Conn) LocalAddr() string {
 
 // FD returns the connection's descriptor, or -1 where there is none to speak of.
 func (c *Conn) FD() int { return int(c.fd) }
+
+// Detachable reports whether Detach may take the connection: it is a plain socket that is being read.
+func (c *Conn) Detachable() bool {
+	if c.closed || c.eof || c.unwatched {
+		return false
+	}
+	return c.stream == nil || c.stream.detachable()
+}
+
+// Detach takes a connection that is Detachable off the loop, and leaves it open: take gets its descriptor, and owns it.
+// What the peer has sent and nobody has read stays in the socket. A stream is asked for what it has read first, so that take
+// is called later then, and only if still holds by that time; otherwise the connection goes on as before. Its handler is
+// not called any more once take has been.
+func (c *Conn) Detach(still func() bool, take func(fd int)) {
+	if c.stream != nil {
+		c.stream.detach(still, take)
+		return
+	}
+	if still() {
+		c.closed, c.into = true, nil
+		take(c.detachFD())
+	}
+}
 
 // fail closes the connection and tells its handler why.
 func (c *Conn) fail(err error) {

@@ -339,6 +339,12 @@ func (c *Conn) closeFD() {
 	_ = unix.Close(int(c.fd))
 }
 
+func (c *Conn) detachFD() int {
+	c.control(unix.EPOLL_CTL_DEL)
+	c.loop.poller.conns[c.fd] = nil
+	return int(c.fd)
+}
+
 func (c *Conn) localAddrFD() string {
 	sa, err := unix.Getsockname(int(c.fd))
 	if err != nil {
@@ -428,6 +434,7 @@ func (x *listener) close() {
 	if !x.closed {
 		x.closed = true
 		delete(x.l.poller.accept, x.fd)
+		_ = control(x.l.poller.aside, unix.EPOLL_CTL_DEL, x.fd, 0, 0) // somebody else may have the socket too
 		_ = unix.Close(x.fd)
 	}
 }

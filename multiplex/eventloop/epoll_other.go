@@ -28,6 +28,7 @@ func (c *Conn) writeFD([]byte) (int, error)  { return 0, errClosed }
 func (c *Conn) writeLastFD([]byte) error     { return errClosed }
 func (c *Conn) closeWriteFD()                {}
 func (c *Conn) closeFD()                     {}
+func (c *Conn) detachFD() int                { return -1 }
 func (c *Conn) localAddrFD() string          { return "" }
 
 func (Incoming) addrsFD() (local, remote netip.AddrPort) { return local, remote }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -39,7 +40,8 @@ type stream struct {
 	err   error
 
 	// Owned by the loop.
-	held bool // reading was paused with the piece not delivered
+	held      bool    // reading was paused with the piece not delivered
+	detaching *detach // who wants the socket; nil: nobody
 
 	// mu guards the following fields.
 	mu      sync.Mutex
@@ -48,8 +50,15 @@ type stream struct {
 	hungry  bool // the loop waits for room
 	paused  bool
 	fin     bool // the write side is to be shut once out is written
+	writing bool // writeStream has taken what is not in out any more
 	closing bool
 	failed  error
+}
+
+// detach is who wants a stream's socket, once nothing of it has been read that has not been delivered.
+type detach struct {
+	still func() bool
+	take  func(fd int)
 }
 
 func (l *Loop) attachStream(nc net.Conn, h Handler, late bool) *Conn {
@@ -78,7 +87,7 @@ func (s *stream) readStream() {
 		}
 		<-s.done
 		switch {
-		case err != nil:
+		case s.err != nil:
 			return
 		case large == nil && n == len(small):
 			large = largeReads.Get().(*[]byte)
@@ -100,6 +109,10 @@ func giveBack(large *[]byte) {
 // by the handler: what is left then waits until reading is resumed.
 func (s *stream) deliver() {
 	c := s.c
+	if !c.closed && errors.Is(s.err, os.ErrDeadlineExceeded) {
+		s.interrupted()
+		return
+	}
 	for len(s.piece) > 0 && !c.closed && !c.paused {
 		b := s.piece
 		if c.into != nil {
@@ -126,6 +139,49 @@ func (s *stream) deliver() {
 	s.done <- struct{}{}
 }
 
+// detachable reports whether the stream is that of a plain socket, and being read.
+func (s *stream) detachable() bool {
+	return !s.c.paused && !s.held && s.detaching == nil && plain(s.nc) == s.nc
+}
+
+// detach has readStream look up from its read, which loses nothing: see interrupted.
+func (s *stream) detach(still func() bool, take func(fd int)) {
+	s.detaching = &detach{still, take}
+	_ = s.nc.SetReadDeadline(time.Now()) // on an error, the read ends anyway
+}
+
+// interrupted gives the socket away, or has readStream go on. It runs on the loop.
+func (s *stream) interrupted() {
+	d := s.detaching
+	s.detaching = nil
+	if d != nil && d.still() {
+		if fd, ok := s.giveAway(); ok {
+			s.c.closed, s.c.into = true, nil
+			s.done <- struct{}{} // the error ends readStream
+			d.take(fd)
+			return
+		}
+	}
+	_ = s.nc.SetReadDeadline(time.Time{})
+	s.err = nil
+	s.done <- struct{}{}
+}
+
+// giveAway returns a duplicate of the socket's descriptor and has writeStream close its own, if all has been written.
+func (s *stream) giveAway() (fd int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.out) > 0 || s.writing || s.fin || s.failed != nil {
+		return -1, false
+	}
+	_ = s.nc.SetReadDeadline(time.Time{})
+	if fd, ok = duplicate(s.nc); ok {
+		s.closing = true
+		s.changed.Broadcast()
+	}
+	return fd, ok
+}
+
 func (s *stream) writeStream() {
 	defer s.nc.Close()
 	var spare []byte
@@ -149,10 +205,11 @@ func (s *stream) writeStream() {
 			continue
 		}
 		b := s.out
-		s.out = spare[:0]
+		s.out, s.writing = spare[:0], true
 		s.mu.Unlock()
 		_, err := s.nc.Write(b)
 		s.mu.Lock()
+		s.writing = false
 		spare = b
 		if err != nil {
 			s.out, s.failed = nil, err

@@ -24,6 +24,10 @@ type Config struct {
 	// either, nobody may on the port of the data, and everybody on Listen, which then has to be on this host.
 	AdminUsers, StatsUsers []string
 
+	// Inherited are listening sockets that somebody else has opened, by the setting that they are for: admin-listen or
+	// http-listen. Listen and HTTPListen say what they are called. None by default.
+	Inherited map[string]proxy.Inherited
+
 	// Version is shown. Default "dev".
 	Version string
 	// Log receives the events. Default slog.Default().
@@ -84,6 +88,12 @@ type Settings interface {
 	Rewrite(context.Context) ([]SettingChange, error)
 }
 
+// Upgrader replaces the running program by another.
+type Upgrader interface {
+	// Upgrade returns the id of the process that serves from now on. After an error, this one goes on.
+	Upgrade(ctx context.Context, by string) (pid int, err error)
+}
+
 // SettingChange is what has become of a setting.
 type SettingChange struct {
 	Name     string
@@ -98,6 +108,7 @@ type Backends struct {
 	Limits   Limits
 	Ledger   Ledger
 	Settings Settings
+	Upgrader Upgrader
 }
 
 func (c Config) withDefaults() Config {

@@ -86,7 +86,7 @@ const script = `
 	X> PROXY SET timeout 5m
 	X< +OK
 	X> PROXY SHOW CONFIG *ti*e*out
-	X~ ^\*9\r\n.*\+timeout +300s +run time +yes\r\n
+	X~ ^\*11\r\n.*\+timeout +300s +run time +yes\r\n
 	X> PROXY SHOW CONFIG maxclients FORMAT JSON
 	X< $67\r\n[{"name":"maxclients","value":"500","from":"run time","live":true}]
 	X> PROXY SET maxclients 0

@@ -22,6 +22,7 @@ type Server struct {
 	admin   *listener    // nil: there is none
 	http    *http.Server // nil: there is none
 	httpLn  net.Listener
+	doors   map[string]*door // by setting
 	running sync.WaitGroup
 }
 
@@ -32,12 +33,13 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	s := &Server{cfg: cfg, console: newConsole(cfg)}
+	s := &Server{cfg: cfg, console: newConsole(cfg), doors: map[string]*door{}}
 	if cfg.Listen != None {
-		ln, err := listen("admin-listen", cfg.Listen)
+		ln, err := cfg.open("admin-listen", cfg.Listen)
 		if err != nil {
 			return nil, err
 		}
+		s.doors["admin-listen"] = ln
 		s.admin = newListener(s.console, ln)
 		if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !cfg.restricted() {
 			_ = ln.Close()
@@ -45,11 +47,12 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	if cfg.HTTPListen != None {
-		ln, err := listen("http-listen", cfg.HTTPListen)
+		ln, err := cfg.open("http-listen", cfg.HTTPListen)
 		if err != nil {
 			s.Stop()
 			return nil, err
 		}
+		s.doors["http-listen"] = ln
 		s.httpLn, s.http = &boundedListener{Listener: ln}, newHTTP(s.console, cfg.Log)
 	}
 	return s, nil
@@ -131,6 +134,9 @@ func (s *Server) HTTPAddr() net.Addr {
 
 // Start serves until Stop.
 func (s *Server) Start() {
+	for _, d := range s.doors {
+		d.own()
+	}
 	if s.admin != nil {
 		s.running.Go(s.serveConsole)
 		s.cfg.Log.Info("console is served", "admin-listen", s.admin.ln.Addr().String())

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -51,4 +52,19 @@ func drain(_ context.Context, r *request) (any, error) {
 		return nil, err
 	}
 	return "OK", r.Proxy.Drain()
+}
+
+// upgrade has another program take over. The answer is the id of its process.
+func upgrade(ctx context.Context, r *request) (any, error) {
+	if r.Upgrader == nil {
+		return nil, errors.New("this proxy cannot be replaced while it runs")
+	}
+	if err := r.noArguments(); err != nil {
+		return nil, err
+	}
+	pid, err := r.Upgrader.Upgrade(ctx, "PROXY UPGRADE")
+	if err != nil {
+		return nil, fmt.Errorf("not upgraded, this program goes on: %w", err)
+	}
+	return fmt.Sprintf("OK, process %d serves", pid), nil
 }

@@ -46,6 +46,7 @@ func init() {
 		{"RECONNECT", "", "replace every upstream connection as soon as it is idle", true, false, reconnect},
 		{"DRAIN", "", "accept nobody any more, and close clients as they fall idle", true, false, drain},
 		{"RESUME", "", "end the pause, once the upstream answers; or the drain", true, true, resume},
+		{"UPGRADE", "", "replace this program by the one at its path; no client notices", true, true, upgrade},
 		{"RELOAD", "", "read the configuration file again; nobody is disconnected", true, false, reload},
 		{"CONFIG REWRITE", "", "write what has been set while the proxy runs into the configuration file", true, false, rewrite},
 		{"SET LIMIT", "rule", "add a rule, or replace the one with the same head", true, false, setLimit},

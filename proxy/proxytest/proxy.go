@@ -30,6 +30,12 @@ type Running struct {
 // when the test ends. A zero PoolTimeout or UpstreamTimeout stays zero: see Config for the settings' defaults.
 func Proxy(t testing.TB, cfg proxy.Config) *Running {
 	t.Helper()
+	return ProxyWith(t, cfg, func(*proxy.Server) error { return nil })
+}
+
+// ProxyWith is Proxy with something that is to be done before it runs.
+func ProxyWith(t testing.TB, cfg proxy.Config, before func(*proxy.Server) error) *Running {
+	t.Helper()
 	if len(cfg.Listen) == 0 {
 		cfg.Listen = []string{"127.0.0.1:0"}
 	}
@@ -39,6 +45,9 @@ func Proxy(t testing.TB, cfg proxy.Config) *Running {
 	srv, err := proxy.New(cfg)
 	if err != nil {
 		t.Fatalf("the proxy does not start: %v", err)
+	}
+	if err := before(srv); err != nil {
+		t.Fatalf("the proxy does not run: %v", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Running{Server: srv, t: t, stop: stop, done: make(chan struct{})}
@@ -75,11 +84,16 @@ func (p *Running) run(ctx context.Context) {
 // Stop orders the proxy to stop, waits until it has, and returns what Run returned. Stopping twice is fine.
 func (p *Running) Stop() error {
 	p.once.Do(p.stop)
+	return p.Wait()
+}
+
+// Wait waits until the proxy has stopped, and returns what Run returned.
+func (p *Running) Wait() error {
 	select {
 	case <-p.done:
 		return p.err
 	case <-time.After(time.Minute):
-		return errors.New("it was told to stop a minute ago and still runs")
+		return errors.New("it was to stop a minute ago and still runs")
 	}
 }
 
