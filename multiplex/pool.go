@@ -52,6 +52,7 @@ type Pool struct {
 	primary         *Primary
 	budget          *limits.Budget
 	responseTimeout time.Duration
+	born            time.Time
 	pushed          func(*Context, []byte)
 	untracked       func(*Context)
 	log             *slog.Logger
@@ -70,6 +71,7 @@ type Pool struct {
 	spare           spares
 	backoff         backoff
 	serial          uint64
+	took            Latency
 	met             bool // a connection has been opened in a client's first context
 	unauth          bool // the upstream wants clients to authenticate that have not
 	pressed         bool // somebody may be waiting for a connection that this pool could spare
@@ -91,7 +93,7 @@ type credential struct {
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
-		responseTimeout: cfg.ResponseTimeout, excused: cfg.Excused,
+		responseTimeout: cfg.ResponseTimeout, excused: cfg.Excused, born: time.Now(),
 		opened: cfg.Opened, broken: cfg.Broken,
 		vanished: cfg.Vanished,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
