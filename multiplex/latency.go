@@ -56,13 +56,13 @@ func (l *Latency) Add(other *Latency) {
 	l.Micros += other.Micros
 }
 
-// Since returns what has been counted since it was what before says.
+// Since returns what has been counted since it was what before says. What has become less, as a loop has ended, is none.
 func (l *Latency) Since(before *Latency) Latency {
 	now := *l
 	for i, n := range &before.Counts {
-		now.Counts[i] -= n
+		now.Counts[i] -= min(n, now.Counts[i])
 	}
-	now.Micros -= before.Micros
+	now.Micros -= min(before.Micros, now.Micros)
 	return now
 }
 
