@@ -74,13 +74,13 @@ func (s *stream) events(ctx context.Context, withSources bool) []byte {
 	if err != nil {
 		return event("trouble", object{{"error", oneLine(err.Error())}})
 	}
-	out := append(event("now", now), event("second", s.api.history().last())...)
+	var out []byte
 	if withSources {
 		if sources, err := s.api.sources(ctx, who); err == nil {
-			out = append(out, event("sources", sources)...)
+			out = event("sources", sources)
 		}
 	}
-	return out
+	return append(append(out, event("now", now)...), event("second", s.api.history().last())...)
 }
 
 // event is one event of a stream.

@@ -27,7 +27,7 @@ const tiles = [
     sub: (n) => `${number(n.stats.refused)} since the start`, at: (p) => `${number(p.refused_per_s)} a second`,
   },
   {
-    title: "Upstream connections", lines: [(p) => p.upstream, (p) => p.pins], full: (n) => n.stats.upstream / n.stats.pool_size,
+    title: "Upstream", keys: ["all", "pins"], lines: [(p) => p.upstream, (p) => p.pins], full: (n) => n.stats.upstream / n.stats.pool_size,
     big: (n) => [number(n.stats.upstream), `of ${number(n.stats.pool_size)}`],
     sub: (n) => `${n.stats.pins} pins in use, ${n.stats.idle_pins} idle; ${n.stats.lanes} lanes; ${n.stats.waiting} waiting`,
     at: (p) => `${p.upstream} open, ${p.pins} pins`,
@@ -38,7 +38,7 @@ const tiles = [
     sub: (n) => `${number(n.stats.commands)} since the start`, at: (p) => `${number(p.commands_per_s)} a second`,
   },
   {
-    title: "Latency, 10 s", lines: [(p) => p.p99_us, (p) => p.p50_us],
+    title: "Latency, 10 s", keys: ["p99", "p50"], lines: [(p) => p.p99_us, (p) => p.p50_us],
     big: (n) => (n.latency[0].measured ? [micros(n.latency[0].p99_us), "p99"] : ["-", "p99"]),
     sub: (n) => `p50 ${micros(n.latency[0].p50_us)}, p90 ${micros(n.latency[0].p90_us)}, p99.9 ${micros(n.latency[0].p999_us)}`,
     at: (p) => `p50 ${micros(p.p50_us)}, p99 ${micros(p.p99_us)}`,
@@ -54,7 +54,8 @@ function makeTiles() {
     t.under = el("div", { class: "sub" });
     t.chart = chart(`${t.title}, last five minutes`);
     follow(t.chart, slots, (back) => { t.back = back; renderTile(t); });
-    $("tiles").append(el("article", { class: "tile" }, el("h3", {}, t.title), el("div", { class: "big" }, t.figure, " ", t.unit), t.bar, t.under, t.chart));
+    const keys = t.keys && el("span", {}, ...t.keys.map((k, i) => el("span", { class: i ? "key second" : "key" }, k)));
+    $("tiles").append(el("article", { class: "tile" }, el("h3", {}, t.title, keys), el("div", { class: "big" }, t.figure, " ", t.unit), t.bar, t.under, t.chart));
   }
 }
 
@@ -112,13 +113,13 @@ function renderLimits() {
     here.add(key);
     let line = limitRows.get(key);
     if (!line) {
-      line = el("tr", {}, ...["", "", "n", "n", "n"].map((c) => el("td", { class: c })),
+      line = el("tr", {}, ...["rule", "middle", "n", "n middle", "n"].map((c) => el("td", { class: c })),
         el("td", { class: "n" }, el("button", { type: "button", "aria-label": `Remove the limit ${l.head}`, onclick: () => unset(l.head) }, "Remove")));
       limitRows.set(key, line);
     }
     [l.rule, l.value || "-", l.max ? `${number(l.open)} of ${number(l.max)}` : number(l.open), number(l.waiting), number(l.refused)]
       .forEach((v, i) => say(line.cells[i], v));
-    line.lastChild.firstChild.hidden = !mayChange;
+    line.lastChild.firstChild.hidden = !mayChange || l.rule === "total"; // which is maxclients
     return line;
   });
   for (const key of limitRows.keys()) if (!here.has(key)) limitRows.delete(key);

@@ -114,7 +114,7 @@ function fill(s) {
   row.why.hidden = !suspect;
   if (suspect) {
     say(row.badge, suspect.rule);
-    say(row.reason, `${suspect.reason}, for ${span(suspect.since_s)} now.`);
+    say(row.reason, `${suspect.reason}. Suspected for ${span(suspect.since_s)}.`);
     say(row.advice, suspect.advice);
   }
   for (const [key, cell] of row.cells) say(cell, typeof s[key] === "number" ? number(s[key]) : s[key] || "-");
