@@ -8,7 +8,7 @@ import (
 // How long commands take on lanes: from when the loop has read one, and puts it on the lane, until it reads the end of its
 // reply. What blocks is on a pin and is not counted, and neither is what a command waited for before there was a lane.
 //
-// The clock is the loop's, which is read once a turn, so that a command costs two subtractions and a count, 5 ns.
+// The clock is the loop's, which is read once a turn, so that a command costs a subtraction and a count: 5 ns.
 
 // Latency counts commands by how long they took, in classes that are an eighth as wide as what is in them. The zero value has
 // none. It belongs to the loop; copies may be handed out.
@@ -91,9 +91,6 @@ func (l *Latency) Quantile(part float64) time.Duration {
 	}
 	return below
 }
-
-// micros is the pool's clock. It wraps after 71 minutes: only differences mean something.
-func (p *Pool) micros() uint32 { return uint32(p.loop.Now().Sub(p.born) / time.Microsecond) }
 
 // Latency returns how long commands have taken.
 func (p *Pool) Latency() Latency { return p.took }

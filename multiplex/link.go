@@ -62,7 +62,7 @@ type entry struct {
 	c     Client // nil: a request of our own
 	sp    *Special
 	size  uint32
-	began uint32 // by Pool.micros
+	began uint32 // by eventloop.Loop.Micros
 	flags Flags
 }
 
@@ -201,7 +201,7 @@ func (k *Link) push(e entry) {
 		k.since = k.pool.loop.Now()
 	}
 	if e.flags&resent == 0 {
-		e.began = k.pool.micros()
+		e.began = k.pool.loop.Micros()
 	}
 	k.queue.push(e)
 	k.markDirty()
@@ -323,7 +323,7 @@ func (k *Link) dataCounted(b []byte) {
 // answered takes the front request off the queue, whose reply is complete.
 func (k *Link) answered(e *entry) {
 	if e.c != nil && k.owner == nil {
-		k.pool.took.note(k.pool.micros() - e.began)
+		k.pool.took.note(k.pool.loop.Micros() - e.began)
 	}
 	k.send.answer(int(e.size))
 	k.queue.pop()

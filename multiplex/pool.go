@@ -52,7 +52,6 @@ type Pool struct {
 	primary         *Primary
 	budget          *limits.Budget
 	responseTimeout time.Duration
-	born            time.Time
 	pushed          func(*Context, []byte)
 	untracked       func(*Context)
 	log             *slog.Logger
@@ -93,7 +92,7 @@ type credential struct {
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		pushed: cfg.Pushed, untracked: cfg.Untracked, loop: cfg.Loop, up: cfg.Upstream, budget: cfg.Budget, upstreamTimeout: cfg.UpstreamTimeout, log: cfg.Log,
-		responseTimeout: cfg.ResponseTimeout, excused: cfg.Excused, born: time.Now(),
+		responseTimeout: cfg.ResponseTimeout, excused: cfg.Excused,
 		opened: cfg.Opened, broken: cfg.Broken,
 		vanished: cfg.Vanished,
 		contexts: map[Key]*Context{}, creds: map[string]*credential{}, links: map[*Link]struct{}{},
