@@ -13,7 +13,7 @@ const tiles = [
   {
     title: "Clients", lines: [(p) => p.clients], full: (n) => n.stats.clients / n.stats.maxclients,
     big: (n) => [number(n.stats.clients), `of ${number(n.stats.maxclients)}`],
-    sub: (n) => `${number(n.stats.in_flight)} commands in flight`, at: (p) => `${number(p.clients)} clients`,
+    sub: (n) => `commands in flight: ${number(n.stats.in_flight)}`, at: (p) => `${number(p.clients)} clients`,
   },
   {
     title: "Queue", lines: [(p) => p.queued],
@@ -29,7 +29,7 @@ const tiles = [
   {
     title: "Upstream", keys: ["all", "pins"], lines: [(p) => p.upstream, (p) => p.pins], full: (n) => n.stats.upstream / n.stats.pool_size,
     big: (n) => [number(n.stats.upstream), `of ${number(n.stats.pool_size)}`],
-    sub: (n) => `${n.stats.pins} pins in use, ${n.stats.idle_pins} idle; ${n.stats.lanes} lanes; ${n.stats.waiting} waiting`,
+    sub: (n) => `pins: ${n.stats.pins} in use, ${n.stats.idle_pins} idle; lanes: ${n.stats.lanes}; waiting: ${n.stats.waiting}`,
     at: (p) => `${p.upstream} open, ${p.pins} pins`,
   },
   {
@@ -38,8 +38,8 @@ const tiles = [
     sub: (n) => `${number(n.stats.commands)} since the start`, at: (p) => `${number(p.commands_per_s)} a second`,
   },
   {
-    title: "Latency, 10 s", keys: ["p99", "p50"], lines: [(p) => p.p99_us, (p) => p.p50_us],
-    big: (n) => (n.latency[0].measured ? [micros(n.latency[0].p99_us), "p99"] : ["-", "p99"]),
+    title: "Latency", keys: ["p99", "p50"], lines: [(p) => p.p99_us, (p) => p.p50_us],
+    big: (n) => (n.latency[0].measured ? [micros(n.latency[0].p99_us), "p99, 10 s"] : ["-", "p99, 10 s"]),
     sub: (n) => `p50 ${micros(n.latency[0].p50_us)}, p90 ${micros(n.latency[0].p90_us)}, p99.9 ${micros(n.latency[0].p999_us)}`,
     at: (p) => `p50 ${micros(p.p50_us)}, p99 ${micros(p.p99_us)}`,
   },
