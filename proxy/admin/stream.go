@@ -18,7 +18,7 @@ const (
 	// streamEvery is how often there is something new; and every so many times, the sources too.
 	streamEvery   = time.Second
 	sourcesEvery  = 2
-	recheckEvery  = 5 * time.Second // who watches may do so no more
+	recheckEvery  = 5 * time.Second  // who watches may do so no more
 	streamTimeout = 10 * time.Second // how long somebody may leave an event unread
 )
 
