@@ -208,7 +208,7 @@ function connect() {
   on("now", (n) => { now = n; render(); sources.update({ suspected: n.suspects }); });
   on("sources", (list) => sources.update({ list }));
   on("trouble", (t) => live(false, t.error));
-  events.onerror = () => again("the proxy does not answer; trying again");
+  events.onerror = () => again("the connection broke; trying again");
   listen();
 }
 
@@ -223,10 +223,11 @@ function heard() {
   listen();
 }
 
-async function again(why) {
+function again(why) {
   events.close();
   clearTimeout(silent);
   live(false, why);
+  call("version").catch((err) => { if (!(err instanceof TypeError)) live(false, err.message); }); // no stream says why not
   silent = setTimeout(connect, retry);
   retry = Math.min(2 * retry, 10000);
 }
