@@ -116,7 +116,7 @@ func TestALookSaysWhatTheConnectionsDo(t *testing.T) {
 	if got := reportOf(t, l.BySource(), want.Value); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	want.Value = "web-1"
+	want.Value, want.History = "web-1", nil
 	if got := reportOf(t, l.Sources(limits.ByContainer), want.Value); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
