@@ -111,11 +111,12 @@ func TestALookSaysWhatTheConnectionsDo(t *testing.T) {
 			{Remote: "c", Age: 2 * time.Hour, Idle: 500 * time.Second},
 			{Remote: "d", Age: 20 * time.Minute, Idle: 600 * time.Second},
 		},
+		History: []int{5, 5},
 	}
 	if got := reportOf(t, l.BySource(), want.Value); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	want.Value = "web-1"
+	want.Value, want.History = "web-1", nil
 	if got := reportOf(t, l.Sources(limits.ByContainer), want.Value); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}

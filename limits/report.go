@@ -35,6 +35,10 @@ type SourceReport struct {
 	Last       string // its last command
 
 	Oldest []Connection // up to three, the oldest first
+
+	// History is how many connections there were at the end of each LedgerWindow of the last two minutes, the earliest first.
+	// Only sources have it.
+	History []int
 }
 
 // Sources returns a report for each value of a kind that has clients or had some lately, those with the most
@@ -84,6 +88,12 @@ func (p *page) report(c *windowClock) SourceReport {
 		r.Ages[i] = int(n)
 	}
 	r.Oldest = append(r.Oldest, s.oldest[:s.ranked]...)
+
+	if p.past != nil {
+		for ago := p.windows - 1; ago >= 0; ago-- {
+			r.History = append(r.History, int(p.past.levels[c.slot(ago)].open))
+		}
+	}
 
 	recent, all := p.flow(c, minute), p.flow(c, keptWindows)
 	r.CommandsPerMinute = perMinute(float64(recent.commands), c.elapsed(min(p.windows, minute)))

@@ -62,6 +62,7 @@ type entry struct {
 	c     Client // nil: a request of our own
 	sp    *Special
 	size  uint32
+	began uint32 // by eventloop.Loop.Micros
 	flags Flags
 }
 
@@ -199,6 +200,9 @@ func (k *Link) push(e entry) {
 	if k.queue.len() == 0 {
 		k.since = k.pool.loop.Now()
 	}
+	if e.flags&resent == 0 {
+		e.began = k.pool.loop.Micros()
+	}
 	k.queue.push(e)
 	k.markDirty()
 }
@@ -308,13 +312,21 @@ func (k *Link) dataCounted(b []byte) {
 		k.partial = !done
 		if done {
 			run.done++
-			k.send.answer(int(e.size))
-			k.queue.pop()
+			k.answered(e)
 		}
 	}
 	if deliver(len(b)) {
 		k.settle()
 	}
+}
+
+// answered takes the front request off the queue, whose reply is complete.
+func (k *Link) answered(e *entry) {
+	if e.c != nil && k.owner == nil {
+		k.pool.took.note(k.pool.loop.Micros() - e.began)
+	}
+	k.send.answer(int(e.size))
+	k.queue.pop()
 }
 
 // push3 handles a push of RESP3, or a piece of one: on a pin it is its owner's; on a lane it has no business, unless
@@ -366,8 +378,7 @@ func (k *Link) special(front *entry, b []byte, done bool) {
 		}
 		return
 	}
-	k.send.answer(int(e.size))
-	k.queue.pop()
+	k.answered(&e)
 	held, head := k.held, k.head
 	k.held, k.head = nil, nil
 	if !collect {

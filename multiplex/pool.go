@@ -70,6 +70,7 @@ type Pool struct {
 	spare           spares
 	backoff         backoff
 	serial          uint64
+	took            Latency
 	met             bool // a connection has been opened in a client's first context
 	unauth          bool // the upstream wants clients to authenticate that have not
 	pressed         bool // somebody may be waiting for a connection that this pool could spare

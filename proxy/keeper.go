@@ -87,6 +87,7 @@ func (s *session) usage() limits.Usage {
 // count notes that a command has been sent.
 func (s *session) count() {
 	s.commands++
+	s.w.commands++
 	if s.showsLife() {
 		s.signs++
 		return

@@ -31,6 +31,7 @@ type ClientReport struct {
 	State       string // what the session does: see sessionState
 	Pin         string // why it holds an upstream connection of its own; empty: it holds none
 	LastCommand string // as Redis spells it
+	Source      string // as limits.Identities.Source has it
 
 	Age, Idle      time.Duration
 	DB, RESP       int
@@ -228,7 +229,7 @@ func (s *session) report() ClientReport {
 	r := ClientReport{
 		ID: s.id, Remote: s.remote, Listener: ids[limits.ByListener], User: s.user(), Name: ids[limits.ByName], Lib: ids[limits.ByLib],
 		PID: ids[limits.ByPID], Process: ids[limits.ByProcess], Container: ids[limits.ByContainer],
-		Cert:  ids[limits.ByCert],
+		Cert: ids[limits.ByCert], Source: ids.Source(),
 		State: s.state.String(), Pin: s.pinReason(), LastCommand: last,
 		Age: now - s.created, Idle: now - s.active, DB: s.db(), RESP: int(s.protocol()),
 		Commands: s.commands, InFlight: int(s.inFlight), QueryBuffer: len(s.in), OutputBuffer: s.out.size,
@@ -371,4 +372,14 @@ func (s *Server) Pool(ctx context.Context) (PoolReport, error) {
 		}
 	}
 	return r, err
+}
+
+// Latency returns how long commands on lanes have taken, since the start.
+func (s *Server) Latency(ctx context.Context) (multiplex.Latency, error) {
+	var sum multiplex.Latency
+	all, err := collectAll(ctx, s, func(w *worker) []multiplex.Latency { return []multiplex.Latency{w.pool.Latency()} })
+	for i := range all {
+		sum.Add(&all[i])
+	}
+	return sum, err
 }

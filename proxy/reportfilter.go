@@ -22,6 +22,7 @@ type ClientFilter struct {
 // FilterKinds are the kinds of conditions, in the order in which they are shown.
 var FilterKinds = []string{
 	"id", "addr", "listener", "user", "name", "lib", "pid", "process", "container", "cert", "idle", "state", "pin",
+	"source",
 }
 
 // filterTexts are the kinds that compare a text with a pattern, in which * stands for any characters.
@@ -65,6 +66,8 @@ func parseCondition(kind, value string) (func(*ClientReport) bool, error) {
 			return nil, fmt.Errorf("id %s: want the number of a client", value)
 		}
 		return func(r *ClientReport) bool { return r.ID == id }, nil
+	case "source": // has a name in it that a client chose: a * there must not stand for other sources
+		return func(r *ClientReport) bool { return r.Source == value }, nil
 	case "idle":
 		d, ok := parseSpan(strings.TrimPrefix(value, ">="))
 		if !ok {

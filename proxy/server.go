@@ -433,6 +433,7 @@ type Stats struct {
 	Waiting      int    // sessions and connections that wait for something
 	Queued       int    // clients that wait in the queue of a rule
 	ClientMemory int64  // what clients have in buffers, in bytes
+	Commands     uint64 // that clients have sent since the start
 	Admitted     uint64 // clients let in since the start
 	Refused      uint64 // clients refused since the start
 	Evicted      uint64 // clients closed to make room for others, or because all had too much in buffers
@@ -459,19 +460,32 @@ func (s *Server) Stats() Stats {
 	}
 	for _, w := range s.workers {
 		st.LostUpstream += w.pool.Lost()
-		got := make(chan multiplex.PoolStats, 1)
-		if !w.loop.Post(func() { got <- w.pool.Stats() }) {
+		got, commands := make(chan multiplex.PoolStats, 1), uint64(0)
+		if !w.loop.Post(func() { commands = w.commands; got <- w.pool.Stats() }) {
+			st.Commands += w.lastCount()
 			continue
 		}
 		select {
 		case p := <-got:
+			st.Commands += commands
 			st.Lanes += p.Lanes
 			st.Pins += p.Pins
 			st.IdlePins += p.Idle
 			st.InFlight += p.InFlight + p.Resend
 			st.Waiting += p.Waiting
 		case <-w.done:
+			st.Commands += w.lastCount()
 		}
 	}
 	return st
+}
+
+// lastCount is how many commands a worker has been sent whose loop has ended; before that, nobody may ask but the loop.
+func (w *worker) lastCount() uint64 {
+	select {
+	case <-w.done:
+		return w.commands
+	default:
+		return 0
+	}
 }

@@ -31,6 +31,7 @@ type worker struct {
 	curious  bool    // there is a new lane, or a second has passed: it may be time to ask for the upstream's commands
 	sessions session // head of the ring
 	count    int
+	commands uint64     // that clients have sent
 	ready    []*session // to be woken in this turn
 	waking   []*session
 	deferred []*multiplex.Context  // to be left when they have gone on

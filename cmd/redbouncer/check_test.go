@@ -55,6 +55,7 @@ func Example_check() {
 	// admin-users: none # default
 	// stats-users: none # default
 	// http-listen: 127.0.0.1:9121 # default
+	// http-token-file: none # default
 	// pause-timeout: 30s # default
 	// loops: 1 # --loops
 	// shutdown-delay: 0s # default

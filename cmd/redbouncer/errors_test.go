@@ -54,6 +54,7 @@ var bad = []struct {
 	{"shutdown-delay", "want", []string{"-1", "soon", "25h"}},
 	{"admin-listen", "want", []string{"6390", "localhost", "127.0.0.1:99999", "unix:", "off", "0.0.0.0:6390", ":6390", "[::]:6390"}},
 	{"http-listen", "want", []string{"9121", "localhost", "127.0.0.1:99999", "unix:", "off"}},
+	{"http-token-file", "want a file with a token", []string{"/none.token", "/dev/null"}},
 	{"admin-users", "want", []string{",", "alice,none", "a b"}},
 	{"stats-users", "want", []string{",", "none,bob", "a b"}},
 	{"loops", "want", []string{"0", "auto", "99999999"}},

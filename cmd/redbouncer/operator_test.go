@@ -19,6 +19,7 @@ var operatorSamples = []struct {
 }{
 	{"admin-listen", "unix:/run/admin.sock", func(c *admin.Config) { c.Listen = "unix:/run/admin.sock" }},
 	{"http-listen", "none", func(c *admin.Config) { c.HTTPListen = admin.None }},
+	{"http-token-file", "none", func(*admin.Config) {}},
 	{"admin-users", "alice,bob", func(c *admin.Config) { c.AdminUsers = []string{"alice", "bob"} }},
 	{"stats-users", "grafana", func(c *admin.Config) { c.StatsUsers = []string{"grafana"} }},
 }

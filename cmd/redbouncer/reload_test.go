@@ -282,7 +282,7 @@ func TestClientsAreServedWhileEverySettingChanges(t *testing.T) {
 		r.write(fileText(setting, words))
 		outcome := " changed"
 		switch setting {
-		case "accept-proxy", "log-format", "watch-config": // in the sample they are as they are
+		case "accept-proxy", "log-format", "watch-config", "http-token-file": // in the sample they are as they are
 			return
 		case "listen", "upstream", "admin-listen", "http-listen", "shutdown-timeout":
 			outcome = " goes before the file" // given as flags by the test

@@ -64,11 +64,12 @@ type settings struct {
 	UpstreamTLSKeyFile    value[optionalFile] `name:"upstream-tls-key-file" default:"none" placeholder:"FILE" group:"upstream" help:"Its private key; PEM."`
 	UpstreamTLSServerName value[optionalName] `name:"upstream-tls-server-name" default:"none" placeholder:"NAME" group:"upstream" help:"Whom the upstream's certificate is for, if not the URL's host."`
 
-	AdminListen  value[address] `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
-	AdminUsers   value[users]   `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
-	StatsUsers   value[users]   `name:"stats-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use PROXY SHOW. Repeatable."`
-	HTTPListen   value[address] `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve /metrics, /healthz and /readyz there, or none."`
-	PauseTimeout value[limit]   `name:"pause-timeout" default:"${pause_timeout}" placeholder:"TIME" group:"operator" help:"How long PROXY PAUSE holds commands back at most."`
+	AdminListen   value[address]      `name:"admin-listen" default:"${admin_listen}" placeholder:"ADDR" group:"operator" help:"Serve the console at host:port or unix:/path, or none."`
+	AdminUsers    value[users]        `name:"admin-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use all of PROXY. Repeatable."`
+	StatsUsers    value[users]        `name:"stats-users" default:"none" placeholder:"USER" group:"operator" help:"ACL users who may use PROXY SHOW. Repeatable."`
+	HTTPListen    value[address]      `name:"http-listen" default:"${http_listen}" placeholder:"ADDR" group:"operator" help:"Serve a page, /metrics, /healthz, /readyz there, or none."`
+	HTTPTokenFile value[optionalFile] `name:"http-token-file" default:"none" placeholder:"FILE" group:"operator" help:"A file with a token that opens the page and /api."`
+	PauseTimeout  value[limit]        `name:"pause-timeout" default:"${pause_timeout}" placeholder:"TIME" group:"operator" help:"How long PROXY PAUSE holds commands back at most."`
 
 	Loops           value[count]     `name:"loops" default:"${loops}" placeholder:"N" group:"process" help:"Event loops, each on a thread of its own."`
 	ShutdownDelay   value[seconds]   `name:"shutdown-delay" default:"${shutdown_delay}" placeholder:"TIME" group:"process" help:"How long to go on when told to stop, while not ready."`
@@ -195,6 +196,7 @@ func (s *settings) adminConfig() admin.Config {
 	return admin.Config{
 		Listen: string(s.AdminListen.is), HTTPListen: string(s.HTTPListen.is),
 		AdminUsers: s.AdminUsers.is, StatsUsers: s.StatsUsers.is,
+		HTTPTokenFile: string(s.HTTPTokenFile.is), AuthDelay: time.Duration(s.AuthDelay.is),
 		Version: programVersion().number,
 	}
 }

@@ -89,7 +89,7 @@ func (p *poller) wake() {
 // turn waits for events and delivers those of connections that are not late.
 func (p *poller) turn(l *Loop) {
 	n := p.wait(l)
-	l.now = time.Now()
+	l.lookAtClock()
 	for i := range n {
 		ev := p.events[i]
 		fd := int(ev.Fd)

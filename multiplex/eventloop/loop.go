@@ -30,6 +30,7 @@ type Loop struct {
 	opt    Options
 	poller *poller       // nil: all connections are streams
 	wakeup chan struct{} // wakes a loop without a poller; holds one
+	born   time.Time
 
 	// mu guards the following fields. It is held while the loop is woken, so that the descriptor that this takes is
 	// not somebody else's by then.
@@ -44,13 +45,15 @@ type Loop struct {
 	aside   []func() // what is left of that of PostAside
 	timers  timerHeap
 	now     time.Time
+	micros  uint32
 	buf     []byte
 	late    []event
 }
 
 // New returns a loop that does nothing until Run is called.
 func New(opt Options) (*Loop, error) {
-	l := &Loop{opt: opt, wakeup: make(chan struct{}, 1), now: time.Now(), buf: make([]byte, readBuffer)}
+	l := &Loop{opt: opt, wakeup: make(chan struct{}, 1), born: time.Now(), buf: make([]byte, readBuffer)}
+	l.lookAtClock()
 	if opt.Flush == nil {
 		l.opt.Flush = func() {}
 	}
@@ -118,7 +121,7 @@ func (l *Loop) wait() {
 		}
 		t.Stop()
 	}
-	l.now = time.Now()
+	l.lookAtClock()
 }
 
 // Post has f run on the loop, soon, in the order of posting. It may be called from any goroutine, and never
@@ -211,6 +214,14 @@ func (l *Loop) runMailbox() bool {
 
 // Now returns the time at which this turn began.
 func (l *Loop) Now() time.Time { return l.now }
+
+// Micros returns that time in microseconds. It wraps after 71 minutes: only differences mean something.
+func (l *Loop) Micros() uint32 { return l.micros }
+
+func (l *Loop) lookAtClock() {
+	l.now = time.Now()
+	l.micros = uint32(l.now.Sub(l.born) / time.Microsecond)
+}
 
 // Timer is a function that is to be called later. Its zero value is not usable; see Loop.NewTimer.
 type Timer struct {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/proxy"
 )
 
@@ -23,6 +24,12 @@ type Config struct {
 	// AdminUsers are the ACL users who may use all of the console. StatsUsers may look and change nothing. Without
 	// either, nobody may on the port of the data, and everybody on Listen, which then has to be on this host.
 	AdminUsers, StatsUsers []string
+	// HTTPTokenFile is a file with a token that stands for all rights over HTTP. It is read each time that somebody shows one.
+	// Empty, or "none": there is none.
+	HTTPTokenFile string
+	// AuthDelay is how long a source that has shown many wrong passwords or tokens over HTTP waits for the next check, at most.
+	// Zero is not at all. See limits.Guesses.
+	AuthDelay time.Duration
 
 	// Inherited are listening sockets that somebody else has opened, by the setting that they are for: admin-listen or
 	// http-listen. Listen and HTTPListen say what they are called. None by default.
@@ -49,6 +56,7 @@ type Proxy interface {
 	Pins(context.Context) ([]proxy.PinReport, error)
 	Pool(context.Context) (proxy.PoolReport, error)
 	Stats() proxy.Stats
+	Latency(context.Context) (multiplex.Latency, error)
 	Settings() []proxy.SettingReport
 	Info() string
 	Set(name, value string) error
@@ -114,6 +122,9 @@ type Backends struct {
 func (c Config) withDefaults() Config {
 	c.Listen = cmp.Or(c.Listen, DefaultListen)
 	c.HTTPListen = cmp.Or(c.HTTPListen, DefaultHTTPListen)
+	if c.HTTPTokenFile == None {
+		c.HTTPTokenFile = ""
+	}
 	c.Version = cmp.Or(c.Version, "dev")
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -135,6 +146,11 @@ func (c Config) Validate() error {
 	}{{"admin-users", c.AdminUsers}, {"stats-users", c.StatsUsers}} {
 		if slices.ContainsFunc(l.users, func(user string) bool { return user == "" || strings.ContainsAny(user, " \t\r\n") }) {
 			return &proxy.ConfigError{Setting: l.setting, Value: strings.Join(l.users, ","), Want: "want names of ACL users, or none"}
+		}
+	}
+	if c.HTTPTokenFile != "" {
+		if _, err := readToken(c.HTTPTokenFile); err != nil {
+			return &proxy.ConfigError{Setting: "http-token-file", Value: c.HTTPTokenFile, Want: err.Error()}
 		}
 	}
 	if host, _, err := net.SplitHostPort(c.Listen); err == nil && !isLoopbackHost(host) && !c.restricted() {

@@ -39,6 +39,8 @@ type Console struct {
 	// Atomic.
 	backends atomic.Pointer[Backends]
 	users    atomic.Pointer[users]
+
+	recorder recorder
 }
 
 const (
@@ -50,9 +52,13 @@ const (
 
 func newConsole(cfg Config) *Console {
 	c := &Console{cfg: cfg, slots: make(chan struct{}, consoleSlots)}
+	c.recorder.began = time.Now()
 	c.users.Store(&users{cfg.AdminUsers, cfg.StatsUsers})
 	return c
 }
+
+// tokenFile returns where the token of all rights over HTTP is; empty: there is none.
+func (c *Console) tokenFile() string { return c.cfg.HTTPTokenFile }
 
 // users are those who may use the console: the settings admin-users and stats-users. They do not change, but are replaced.
 type users struct{ admin, stats []string }
@@ -84,31 +90,50 @@ func (c *Console) Client(cmd proxy.ConsoleCommand) []byte {
 
 // Execute carries out a command, whose words come without PROXY, and returns the reply.
 func (c *Console) Execute(ctx context.Context, args []string, who Who) []byte {
+	r, answer, err := c.carryOut(ctx, args, who)
+	var denied *permissionError
+	switch {
+	case errors.As(err, &denied):
+		return refusal(denied)
+	case err != nil:
+		return failure(err)
+	}
+	return r.encode(answer)
+}
+
+var (
+	errStarting = errors.New("the proxy is starting")
+	errBusy     = errors.New("too many commands of the console are under way")
+)
+
+// carryOut carries out a command for any door, and returns what it was and its answer. The error is a *permissionError if they
+// may not.
+func (c *Console) carryOut(ctx context.Context, args []string, who Who) (*request, any, error) {
 	bounded, cancel := context.WithTimeout(ctx, consoleTimeout)
 	defer cancel()
 	if who.rights == noRights {
-		return refusal(who, "proxy") // which verbs there are is none of their business
+		return nil, nil, &permissionError{who.User, "proxy"} // which verbs there are is none of their business
 	}
 	b := c.backends.Load()
 	if b == nil {
-		return failure(errors.New("the proxy is starting"))
+		return nil, nil, errStarting
 	}
 	verb, rest, err := findVerb(args)
 	switch {
 	case err != nil:
-		return failure(err)
+		return nil, nil, err
 	case verb.changes && who.rights < adminRights:
-		return refusal(who, "proxy|"+strings.ToLower(strings.ReplaceAll(verb.words, " ", "|")))
+		return nil, nil, &permissionError{who.User, "proxy|" + strings.ToLower(strings.ReplaceAll(verb.words, " ", "|"))}
 	}
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-bounded.Done():
-		return failure(errors.New("too many commands of the console are under way"))
+		return nil, nil, errBusy
 	}
 	r := &request{Backends: *b, console: c, args: rest, who: who}
 	if err := r.takeFormat(verb); err != nil {
-		return failure(err)
+		return nil, nil, err
 	}
 	if !verb.waits {
 		ctx = bounded
@@ -117,10 +142,7 @@ func (c *Console) Execute(ctx context.Context, args []string, who Who) []byte {
 	if verb.changes {
 		c.note(verb, rest, who, answer, err)
 	}
-	if err != nil {
-		return failure(err)
-	}
-	return r.encode(answer)
+	return r, answer, err
 }
 
 // note tells the log who has changed what.
@@ -139,10 +161,17 @@ func (c *Console) note(v *verb, args []string, who Who, answer any, err error) {
 	c.cfg.Log.Info("console: changed", attrs...)
 }
 
-// refusal is Redis's for a user without the permission, and says what would give it.
-func refusal(who Who, what string) []byte {
-	return fmt.Appendf(nil, "-NOPERM User %s has no permissions to run the '%s' command: see the settings admin-users and "+
-		"stats-users\r\n", oneLine(who.User), what)
+// permissionError says that a user may not do something, and what would give the permission.
+type permissionError struct{ user, command string }
+
+// Error implements error.
+func (e *permissionError) Error() string {
+	return fmt.Sprintf("User %s has no permissions to run the '%s' command: see the settings admin-users and stats-users", e.user, e.command)
+}
+
+// refusal is Redis's for a user without the permission.
+func refusal(e *permissionError) []byte {
+	return fmt.Appendf(nil, "-NOPERM %s\r\n", oneLine(e.Error()))
 }
 
 func failure(err error) []byte { return fmt.Appendf(nil, "-ERR %s\r\n", oneLine(err.Error())) }

@@ -70,7 +70,7 @@ const script = `
 	X> PROXY SHOW CLIENTS colour red
 	X~ ^-ERR colour is nothing to choose clients by: want one of id, addr, .*\r\n$
 	X> PROXY SHOW CLIENTS name worker:* FORMAT JSON
-	X~ ^\$\d+\r\n\[{"id":\d+,"addr":"127.*"listener":"127.0.0.1:\d+","user":"default","name":"worker:1",.*"last":"multi"}\]\r\n$
+	X~ ^\$\d+\r\n\[{"id":\d+,"addr":"127.*"listener":"127.0.0.1:\d+","user":"default","name":"worker:1",.*"last":"multi","source":"[^"]* worker:1"}\]\r\n$
 	X> PROXY SHOW PINS
 	X~ ^\*2\r\n\+loop  upstream_id  user .*\r\n\+ +0 +\d+  default   0     2  serving  transaction +\d+  127.0.0.1:\d+ +0 +\d+\r\n$
 	X> PROXY SHOW LANES
@@ -78,7 +78,12 @@ const script = `
 	X> PROXY SHOW POOL FORMAT MAP
 	X~ ^\*42\r\n\$5\r\nstate\r\n\$7\r\nserving\r\n.*\$8\r\nupstream\r\n\$2\r\nup\r\n.*\$4\r\nsize\r\n:16\r\n\$5\r\nlanes\r\n:\d\r\n.*\$4\r\npins\r\n:1\r\n
 	X> PROXY SHOW STATS
-	X~ ^\*20\r\n\+name +value\r\n\+clients +\d+\r\n\+maxclients +10000\r\n
+	X~ ^\*21\r\n\+name +value\r\n\+clients +\d+\r\n\+maxclients +10000\r\n
+
+	X> PROXY SHOW LATENCY
+	X~ ^\*4\r\n\+window +commands +commands_per_s +measured +mean_us +p50_us .*\r\n\+10s .*\r\n\+1m .*\r\n\+start +[1-9]
+	X> PROXY SHOW LATENCY 10s
+	X< -ERR 10s is too much: this verb has no arguments but FORMAT
 
 	# settings
 	X> PROXY SET maxclients 500
@@ -98,6 +103,8 @@ const script = `
 	X> PROXY SET timeout 0
 	X< +OK
 
+	X> PROXY UPGRADE
+	X< -ERR this proxy cannot be replaced while it runs
 	X> PROXY RELOAD
 	X< -ERR this proxy has no configuration file
 	X> PROXY CONFIG REWRITE
@@ -222,7 +229,7 @@ func TestRESP3GetsMapsAndTextsAndRESP2GetsLines(t *testing.T) {
 		a> HELLO 3
 		a~ ^%7\r\n\$6\r\nserver\r\n\$10\r\nredbouncer\r\n
 		a> SHOW SOURCES user
-		a~ ^\*2\r\n%24\r\n\$6\r\nsource\r\n\$4\r\nmany\r\n\$4\r\nopen\r\n:7\r\n.*\$5\r\nslope\r\n,1.25\r\n
+		a~ ^\*2\r\n%25\r\n\$6\r\nsource\r\n\$4\r\nmany\r\n\$4\r\nopen\r\n:7\r\n.*\$5\r\nslope\r\n,1.25\r\n
 		a> SHOW CONFIG maxclients
 		a< *1\r\n%4\r\n$4\r\nname\r\n$10\r\nmaxclients\r\n$5\r\nvalue\r\n$5\r\n10000\r\n$4\r\nfrom\r\n$0\r\n\r\n$4\r\nlive\r\n#t
 		a> SHOW POOL

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -22,6 +23,8 @@ const (
 	probeAge = time.Second
 	// scrapesAtOnce bounds the scrapes that are under way.
 	scrapesAtOnce = 4
+	// stopTimeout bounds how long an answer that is under way may take at the end.
+	stopTimeout = time.Second
 )
 
 // probe knows whether the proxy is ready.
@@ -74,14 +77,41 @@ func (a apart) Gather() ([]*dto.MetricFamily, error) {
 	}), err
 }
 
-// newHTTP returns the server of metrics and probes. Each of its timeouts bounds somebody who trickles.
-func newHTTP(console *Console, log *slog.Logger) *http.Server {
+// web serves the page, metrics and probes.
+type web struct {
+	// Static after construction.
+	server *http.Server
+	ln     net.Listener
+	api    *api
+	cancel context.CancelFunc
+}
+
+// newWeb returns what serves on a listener. Each of the server's timeouts bounds somebody who trickles.
+func newWeb(console *Console, ln net.Listener, log *slog.Logger) *web {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &web{
+		ln: &boundedListener{Listener: ln}, cancel: cancel,
+		api: &api{console: console, access: newAccess(console, ln.Addr()), origin: http.NewCrossOriginProtection(), ctx: ctx},
+	}
+	w.api.stream = &stream{api: w.api, watchers: map[chan []byte]struct{}{}}
+	mux := http.NewServeMux()
+	handleMonitoring(mux, console, log)
+	handlePage(mux, w.api)
+	w.server = &http.Server{
+		Handler: mux, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	return w
+}
+
+// handleMonitoring adds metrics and probes, which everybody may ask for who can reach the listener.
+func handleMonitoring(mux *http.ServeMux, console *Console, log *slog.Logger) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{console},
 	)
 	ready := &probe{console: console}
-	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(apart{registry}, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), MaxRequestsInFlight: scrapesAtOnce,
 		Timeout: 2 * consoleTimeout, EnableOpenMetrics: true, // for those who ask for it
@@ -94,9 +124,28 @@ func newHTTP(console *Console, log *slog.Logger) *http.Server {
 		}
 		fmt.Fprintln(w, ready.text())
 	})
-	return &http.Server{
-		Handler: mux, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+}
+
+// serve ends with stop.
+func (w *web) serve() error {
+	var streaming sync.WaitGroup
+	streaming.Go(w.stream)
+	err := w.server.Serve(w.ln)
+	streaming.Wait()
+	return err
+}
+
+// stream ends with stop.
+func (w *web) stream() { w.api.stream.run(w.api.ctx) }
+
+// stop closes the listener and the connections: at once those that are idle or watched, the others when they have been answered,
+// within a second.
+func (w *web) stop() {
+	w.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := w.server.Shutdown(ctx); err != nil {
+		_ = w.server.Close()
 	}
+	_ = w.ln.Close() // if it has never been served
 }

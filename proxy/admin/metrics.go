@@ -42,6 +42,7 @@ var statMetrics = []metric[proxy.Stats]{
 	{"queued", "clients_queued", "Clients that wait in the queue of a rule.", false, func(s proxy.Stats) float64 { return float64(s.Queued) }},
 	{"client_memory", "client_buffers_bytes", "What clients have in buffers.", false, func(s proxy.Stats) float64 { return float64(s.ClientMemory) }},
 	{"evicted", "clients_evicted_total", "Clients closed to make room for others, or because all had too much in buffers.", true, func(s proxy.Stats) float64 { return float64(s.Evicted) }},
+	{"commands", "commands_total", "Commands that clients have sent.", true, func(s proxy.Stats) float64 { return float64(s.Commands) }},
 	{"admitted", "clients_admitted_total", "Clients let in.", true, func(s proxy.Stats) float64 { return float64(s.Admitted) }},
 	{"refused", "clients_refused_total", "Clients refused.", true, func(s proxy.Stats) float64 { return float64(s.Refused) }},
 	{"pool_timeouts", "pool_timeouts_total", "Commands refused because no upstream connection came free in time.", true, func(s proxy.Stats) float64 { return float64(s.PoolTimeouts) }},
@@ -58,6 +59,7 @@ var (
 	descPauseLeft   = desc("pause_left_seconds", "Until a pause ends by itself; 0 without one.")
 	descUp          = desc("upstream_up", "0 if the last attempt to connect to the upstream has failed.")
 	descConnects    = desc("upstream_connects_total", "Upstream connections opened, but for the control connection.")
+	descLatency     = desc("command_latency_seconds", "How long commands on shared connections took, until their reply had been read.")
 	descBuild       = desc("build_info", "1, with the version.", "version")
 
 	descSourceOpen  = desc("source_connections", "Connections of a source; those with the most, and the rest together.", "kind", "source")
@@ -116,6 +118,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(out, descPoolWaiting, p.PinsWaiting, "pin")
 		gauge(out, descPoolWaiting, p.ControlWait, "control")
 		counter(out, descConnects, p.Connects)
+	}
+	if l, err := b.Proxy.Latency(ctx); err == nil {
+		out <- histogram(&l)
 	}
 	if b.Limits != nil {
 		collectRules(out, b.Limits.Rules())

@@ -85,7 +85,7 @@ func info(l *listener, p *peer, _ []string) []byte {
 	b := l.console.backends.Load()
 	switch {
 	case p.who.rights < statsRights:
-		return refusal(p.who, "info")
+		return refusal(&permissionError{p.who.User, "info"})
 	case b == nil:
 		return resp.AppendBulk(nil, "")
 	case p.who.RESP == 3:
@@ -108,7 +108,7 @@ func config(l *listener, p *peer, args []string) []byte {
 	case sub != "GET" || len(args) < 3:
 		return []byte("-ERR want CONFIG GET pattern [pattern ...], CONFIG SET setting value or CONFIG REWRITE\r\n")
 	case p.who.rights < statsRights:
-		return refusal(p.who, "config|get")
+		return refusal(&permissionError{p.who.User, "config|get"})
 	}
 	b := l.console.backends.Load()
 	if b == nil {

@@ -19,10 +19,11 @@ type Server struct {
 	// Static after construction.
 	cfg     Config
 	console *Console
-	admin   *listener    // nil: there is none
-	http    *http.Server // nil: there is none
-	httpLn  net.Listener
+	admin   *listener        // nil: there is none
+	web     *web             // nil: there is none
 	doors   map[string]*door // by setting
+	cancel  context.CancelFunc
+	ctx     context.Context // ends with Stop
 	running sync.WaitGroup
 }
 
@@ -34,6 +35,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg = cfg.withDefaults()
 	s := &Server{cfg: cfg, console: newConsole(cfg), doors: map[string]*door{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if cfg.Listen != None {
 		ln, err := cfg.open("admin-listen", cfg.Listen)
 		if err != nil {
@@ -53,7 +55,7 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 		s.doors["http-listen"] = ln
-		s.httpLn, s.http = &boundedListener{Listener: ln}, newHTTP(s.console, cfg.Log)
+		s.web = newWeb(s.console, ln, cfg.Log)
 	}
 	return s, nil
 }
@@ -90,13 +92,16 @@ func removeStale(path string) {
 // Client answers PROXY on the port of the data: it is for proxy.Config.Console.
 func (s *Server) Client(cmd proxy.ConsoleCommand) []byte { return s.console.Client(cmd) }
 
-// Reload changes who may use the console. Listen, HTTPListen, Version and Log stay as they are. After an error, which is
+// Reload changes who may use the console, and AuthDelay. Listen, HTTPListen, HTTPTokenFile, Version and Log stay as they are. After an error, which is
 // Acceptable's, nothing has been changed.
 func (s *Server) Reload(cfg Config) error {
 	if err := s.Acceptable(cfg); err != nil {
 		return err
 	}
 	s.console.users.Store(&users{cfg.AdminUsers, cfg.StatsUsers})
+	if s.web != nil {
+		s.web.api.access.guesses.SetMost(cfg.AuthDelay)
+	}
 	return nil
 }
 
@@ -124,12 +129,12 @@ func (s *Server) Addr() net.Addr {
 	return s.admin.ln.Addr()
 }
 
-// HTTPAddr returns where metrics and probes are served; nil: nowhere.
+// HTTPAddr returns where the page, metrics and probes are served; nil: nowhere.
 func (s *Server) HTTPAddr() net.Addr {
-	if s.http == nil {
+	if s.web == nil {
 		return nil
 	}
-	return s.httpLn.Addr()
+	return s.web.ln.Addr()
 }
 
 // Start serves until Stop.
@@ -137,15 +142,19 @@ func (s *Server) Start() {
 	for _, d := range s.doors {
 		d.own()
 	}
+	s.running.Go(s.record)
 	if s.admin != nil {
 		s.running.Go(s.serveConsole)
 		s.cfg.Log.Info("console is served", "admin-listen", s.admin.ln.Addr().String())
 	}
-	if s.http != nil {
+	if s.web != nil {
 		s.running.Go(s.serveHTTP)
-		s.cfg.Log.Info("metrics and probes are served", "http-listen", s.httpLn.Addr().String())
+		s.cfg.Log.Info("metrics and probes are served", "http-listen", s.web.ln.Addr().String())
 	}
 }
+
+// record ends with Stop.
+func (s *Server) record() { s.console.recorder.run(s.ctx, s.console) }
 
 // serveConsole ends with Stop.
 func (s *Server) serveConsole() {
@@ -156,26 +165,19 @@ func (s *Server) serveConsole() {
 
 // serveHTTP ends with Stop.
 func (s *Server) serveHTTP() {
-	if err := s.http.Serve(s.httpLn); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := s.web.serve(); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		s.cfg.Log.Error("metrics and probes are not served any more", "error", err)
 	}
 }
 
-// stopTimeout bounds how long a scrape that is under way may take at the end.
-const stopTimeout = time.Second
-
 // Stop closes the listeners and their connections, and waits until that is done.
 func (s *Server) Stop() {
+	s.cancel()
 	if s.admin != nil {
 		s.admin.stop()
 	}
-	if s.http != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
-		if err := s.http.Shutdown(ctx); err != nil {
-			_ = s.http.Close()
-		}
-		_ = s.httpLn.Close() // if it has never been served
+	if s.web != nil {
+		s.web.stop()
 	}
 	s.running.Wait()
 }

@@ -37,11 +37,12 @@ func showClients(ctx context.Context, r *request) (any, error) {
 	}
 	t := &table{columns: []string{
 		"id", "addr", "+listener", "user", "name", "lib", "+pid", "+process", "+container", "+cert", "state", "pin", "age_s", "idle_s",
-		"db", "+resp", "commands", "in_flight", "+query_bytes", "+output_bytes", "+received_bytes", "+sent_bytes", "last",
+		"db", "+resp", "commands", "in_flight", "+query_bytes", "+output_bytes", "+received_bytes", "+sent_bytes", "last", "+source",
 	}}
 	for _, c := range all {
 		t.add(c.ID, c.Remote, c.Listener, c.User, c.Name, c.Lib, c.PID, c.Process, c.Container, c.Cert, c.State, c.Pin, whole(c.Age),
-			whole(c.Idle), c.DB, c.RESP, c.Commands, c.InFlight, c.QueryBuffer, c.OutputBuffer, c.Received, c.Sent, c.LastCommand)
+			whole(c.Idle), c.DB, c.RESP, c.Commands, c.InFlight, c.QueryBuffer, c.OutputBuffer, c.Received, c.Sent, c.LastCommand,
+			c.Source)
 	}
 	return t, nil
 }
@@ -55,13 +56,13 @@ func showSources(_ context.Context, r *request) (any, error) {
 	t := &table{columns: []string{
 		"source", "open", "in_use", "idle", "never_spoke", "subscribed", "opens_1m", "closes_1m", "slope",
 		"commands_1m", "+commands_per_connection", "peak_in_use", "refused", "+ages", "+addr", "+process", "+command",
-		"+container", "+cert", "+lib", "+name", "+user", "last", "+oldest",
+		"+container", "+cert", "+lib", "+name", "+user", "last", "+oldest", "+history",
 	}}
 	for _, s := range r.sources(kind) {
 		t.add(s.Value, s.Open, s.InUse, s.Idle, s.NeverSpoke, s.Subscribed, s.Opens, s.Closes, s.Slope,
-			s.CommandsPerMinute, s.CommandsPerConnection, s.PeakInUse, s.Refused, agesText(s.Ages[:]), s.Identities[limits.ByAddr],
+			s.CommandsPerMinute, s.CommandsPerConnection, s.PeakInUse, s.Refused, countsText(s.Ages[:]), s.Identities[limits.ByAddr],
 			s.Identities[limits.ByProcess], s.Command, s.Identities[limits.ByContainer], s.Identities[limits.ByCert], s.Identities[limits.ByLib],
-			s.Identities[limits.ByName], s.Identities[limits.ByUser], s.Last, oldestText(s.Oldest))
+			s.Identities[limits.ByName], s.Identities[limits.ByUser], s.Last, oldestText(s.Oldest), countsText(s.History))
 	}
 	return t, nil
 }
@@ -97,8 +98,8 @@ func sorted(all []limits.SourceReport) []limits.SourceReport {
 	return all
 }
 
-func agesText(ages []int) string {
-	return strings.Trim(strings.ReplaceAll(fmt.Sprint(ages), " ", "/"), "[]")
+func countsText(counts []int) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(counts), " ", "/"), "[]")
 }
 
 func oldestText(oldest []limits.Connection) string {

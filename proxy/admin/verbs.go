@@ -40,6 +40,7 @@ func init() {
 		{"SHOW POOL", "", "how the upstream connections stand", false, false, showPool},
 		{"SHOW CONFIG", "[pattern]", "the settings in force", false, false, showConfig},
 		{"SHOW STATS", "", "counters and gauges", false, false, showStats},
+		{"SHOW LATENCY", "", "how long commands take, and how many there are, lately and since the start", false, false, showLatency},
 		{"SHOW VERSION", "", "the version of the proxy", false, false, showVersion},
 		{"KILL", "kind value [kind value ...]", "close the clients for which all of it holds, but for this one", true, false, kill},
 		{"PAUSE", "[milliseconds]", "hold all commands back, and say when nothing is in flight any more", true, true, pause},
