@@ -34,7 +34,7 @@ func openMetrics(t *testing.T, s *admin.Server) string {
 }
 
 // suffixes are what a sample's name has behind that of its family, by type.
-var suffixes = map[string]string{"gauge": "^$", "counter": "^_total$", "summary": "^(_sum|_count)?$"}
+var suffixes = map[string]string{"gauge": "^$", "counter": "^_total$", "summary": "^(_sum|_count)?$", "histogram": "^(_bucket|_sum|_count)$"}
 
 // word is a metric's name. OpenMetrics keeps colons for rules.
 var word = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
