@@ -11,50 +11,52 @@ import (
 // replyGuesses is what a client is told whose source has so many checks waiting that this one is not made.
 var replyGuesses = []byte("-ERR too many wrong passwords from where you are: wait a minute, and check the password\r\n")
 
-// checkFor has the upstream check AUTH or HELLO for a client, when it is its source's turn. Done gets the outcome on the loop.
-// It reports false if it is not checked at all, for that reason or as too many wait. The caller must not change raw.
-func (w *worker) checkFor(ids *limits.Identities, raw []byte, done func(reply []byte, err error)) bool {
-	source := guesserOf(ids)
-	wait, ok := w.srv.guesses.Turn(source, w.loop.Now())
-	if !ok {
+// checkFor has the upstream check AUTH or HELLO for a client that is not in yet, when it is its source's turn.
+// Done gets the outcome on the loop. It reports false if it is not checked at all, as too many wait. The caller must not
+// change raw.
+func (w *worker) checkFor(try limits.Guess, raw []byte, done func(reply []byte, err error)) bool {
+	wait, ok := w.srv.guesses.Turn(try, w.loop.Now())
+	switch {
+	case !ok:
 		return false
-	}
-	check := func() bool {
-		return w.control.Check(raw, func(reply []byte, err error) {
-			w.loop.Post(func() {
-				if err == nil {
-					w.guessed(source, reply)
-				}
-				done(reply, err)
-			})
-		})
-	}
-	if wait == 0 {
-		return check()
+	case wait == 0:
+		return w.check(try, raw, done)
 	}
 	w.loop.AfterFunc(wait, func() {
-		if !check() {
+		if !w.check(try, raw, done) {
 			done(replyGuesses, nil)
 		}
 	})
 	return true
 }
 
-// guesserOf is who the tries of a client are counted with: its process or address, whatever it calls itself.
-func guesserOf(ids *limits.Identities) string {
+// check has the upstream check a password now, and notes the outcome.
+func (w *worker) check(try limits.Guess, raw []byte, done func(reply []byte, err error)) bool {
+	return w.control.Check(raw, func(reply []byte, err error) {
+		w.loop.Post(func() {
+			if err == nil {
+				w.guessed(try, reply)
+			}
+			done(reply, err)
+		})
+	})
+}
+
+// guessOf is who a try of a client is counted with, its process or address, whatever it calls itself; and for which user it is.
+func guessOf(ids *limits.Identities, user string) limits.Guess {
 	nameless := *ids
 	nameless[limits.ByName] = ""
-	return nameless.Source()
+	return limits.Guess{Source: nameless.Source(), User: user}
 }
 
 // guessed notes whether a password was right. What is neither, such as a server that is loading, is not counted.
-func (w *worker) guessed(source string, reply []byte) {
+func (w *worker) guessed(try limits.Guess, reply []byte) {
 	wrong := isWrongPassword(reply)
 	if !wrong && isErrorReply(reply) {
 		return
 	}
-	if w.srv.guesses.Told(source, !wrong, w.loop.Now()) {
-		w.log.Warn("wrong passwords: the next ones of this source have to wait", "source", source)
+	if w.srv.guesses.Told(try, !wrong, w.loop.Now()) {
+		w.log.Warn("wrong passwords: the next ones of this source have to wait", "source", try.Source)
 	}
 }
 

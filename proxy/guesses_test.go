@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"os/exec"
@@ -92,5 +93,36 @@ func TestManyConnectionsDoNotHelpWhoTriesPasswords(t *testing.T) {
 	most := 2*60 + 10 + int(time.Since(begin)/(50*time.Millisecond))
 	if checked > most || turnedAway == 0 {
 		t.Errorf("%d were checked, want at most %d; %d were turned away", checked, most, turnedAway)
+	}
+}
+
+func TestAPasswordThatIsRightDoesNotHelpWithAnother(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.AuthDelay = 2 * time.Second })
+	setUser(t, s, "boss", ">pw")
+	setUser(t, s, "me", ">mine")
+	c := proxytest.Dial(t, p.Addr())
+	time.Sleep(200 * time.Millisecond) // until its process is known
+	begin, tries := time.Now(), 0
+	for time.Since(begin) < time.Second {
+		for range 4 {
+			c.Do("AUTH", "boss", "wrong")
+			tries++
+		}
+		expect(t, c, "AUTH me mine", "+OK\r\n")
+	}
+	if tries > 16 {
+		t.Errorf("%d wrong passwords in a second", tries)
+	}
+	begin = time.Now()
+	if expect(t, c, "AUTH me mine", "+OK\r\n"); time.Since(begin) > time.Second {
+		t.Errorf("who has been right waits for %s", time.Since(begin))
+	}
+}
+
+// setUser has a server know a user who may do everything.
+func setUser(t *testing.T, s *proxytest.Server, name, password string) {
+	t.Helper()
+	if err := s.Client().Do(context.Background(), "ACL", "SETUSER", name, "on", password, "~*", "&*", "+@all").Err(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -109,7 +109,7 @@ func (s *session) authenticate(c command) bool {
 		return false
 	}
 	user, password := authUser(c), string(c.Arg(c.Len()-1))
-	s.check(c.Bytes(), func(reply []byte) {
+	s.check(user, c.Bytes(), func(reply []byte) {
 		if bytes.Equal(reply, replyOK) {
 			key := s.ctx.Key
 			key.User = user
@@ -135,12 +135,12 @@ func (s *session) login(key multiplex.Key, password string) {
 	s.knowUser(key.User)
 }
 
-// check has the upstream check AUTH or HELLO on the control connection, and done gets the reply on the loop, unless the
-// client has gone.
-func (s *session) check(raw []byte, done func(reply []byte)) {
+// check has the upstream check AUTH or HELLO of a user on the control connection, and done gets the reply on the loop, unless
+// the client has gone.
+func (s *session) check(user string, raw []byte, done func(reply []byte)) {
 	raw = bytes.Clone(raw)
 	s.await(func(checked func([]byte, error)) bool {
-		if !s.w.checkFor(s.ticket.Identities(), raw, checked) {
+		if !s.w.checkFor(guessOf(s.ticket.Identities(), user), raw, checked) {
 			checked(replyGuesses, nil)
 		}
 		return true
@@ -202,7 +202,7 @@ func (s *session) hello(c command) bool {
 	}
 	if !ok || h.auth {
 		key.User = h.user
-		s.check(c.Bytes(), func(reply []byte) {
+		s.check(h.user, c.Bytes(), func(reply []byte) {
 			if ok && !isErrorReply(reply) {
 				s.login(key, h.password)
 				s.setName(h.name)
