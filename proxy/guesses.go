@@ -2,14 +2,85 @@ package proxy
 
 import (
 	"bytes"
+	"time"
 
 	"github.com/redbouncer/redbouncer/limits"
+	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
-// Passwords are checked by the upstream, each time, and who tries many has to wait for the next: see limits.Guesses.
+// Passwords are checked by the upstream, each time, and who tries many has to wait for the next: see limits.Guesses. There are
+// two ways to it. Who is in comes to session.authenticate with every command that shows a password, whatever its connection
+// is, but for two: in a transaction, and where commands are passed on as they come, nobody could tell the reply to it, and
+// the command is refused. Who is not in yet comes to worker.checkFor. A certificate's user has no password, and is no guess.
 
 // replyGuesses is what a client is told whose source has so many checks waiting that this one is not made.
 var replyGuesses = []byte("-ERR too many wrong passwords from where you are: wait a minute, and check the password\r\n")
+
+// showsPassword reports whether a command is AUTH, or a HELLO that may be with AUTH.
+func (c command) showsPassword() bool {
+	return c.row.how == auth || c.row.how == hello && mentions(c, "AUTH")
+}
+
+// guess is the try of a password that a command of the session is.
+func (s *session) guess(c command) limits.Guess {
+	if c.row.how == auth {
+		return guessOf(s.ticket.Identities(), authUser(c))
+	}
+	h, _ := parseHello(c)
+	return guessOf(s.ticket.Identities(), h.user)
+}
+
+// authenticate treats a command that shows a password: when it is its turn, the upstream checks it, on the control
+// connection, or on the session's pin.
+func (s *session) authenticate(c command) bool {
+	if s.pin != nil && s.pin.tx != nil {
+		return s.spoil(noPasswordInTransaction)
+	}
+	if s.inFlight > 0 {
+		s.state = barred
+		return false
+	}
+	try := s.guess(c)
+	switch wait, ok := s.turn(try); {
+	case !ok:
+		s.answer(replyGuesses)
+		return true
+	case wait > 0:
+		s.state, s.wait = awaitingTurn, &waiting{since: s.w.loop.Now(), timer: s.w.loop.AfterFunc(wait, s.turnCame)}
+		return false
+	}
+	switch {
+	case s.pin != nil:
+		return s.onPin(c)
+	case c.row.how == auth:
+		s.auth(c, try)
+	default:
+		s.helloAuth(c, try)
+	}
+	return true
+}
+
+// turn returns how long the session has to wait until what it has at the front of its input is checked: see limits.Guesses.
+func (s *session) turn(try limits.Guess) (wait time.Duration, ok bool) {
+	if f := s.front; f != nil && f.turn {
+		f.turn = false
+		return 0, true
+	}
+	return s.w.srv.guesses.Turn(try, s.w.loop.Now())
+}
+
+// turnCame goes on with a session whose password may be checked.
+func (s *session) turnCame() {
+	s.ahead().turn = true
+	s.endWait(nil, false)
+}
+
+// noPasswordInTransaction is what AUTH, and HELLO with AUTH, are told between MULTI and EXEC.
+const noPasswordInTransaction = "-ERR AUTH is not possible in a transaction through redbouncer: authenticate before MULTI\r\n"
+
+// relayedPassword is what goes upstream in their place on a connection that is relayed: the name of a command that it does
+// not know, which it quotes.
+var relayedPassword = resp.AppendCommand(nil, "AUTH is not possible on this connection any more: use another")
 
 // checkFor has the upstream check AUTH or HELLO for a client that is not in yet, when it is its source's turn.
 // Done gets the outcome on the loop. It reports false if it is not checked at all, as too many wait. The caller must not

@@ -18,7 +18,7 @@ func (w *worker) hold() {
 	w.held = true
 	w.pool.Hold(true)
 	for s := range w.all {
-		if (s.state == awaitingLane || s.state == awaitingPin) && !s.inOrder() {
+		if (s.state == awaitingLane || s.state == awaitingPin || s.state == awaitingTurn) && !s.inOrder() {
 			s.stopWaiting()
 			if s.front != nil {
 				s.front.stuck = 0
@@ -95,7 +95,7 @@ func (w *worker) unfinished() (u unfinished) {
 		case s.inOrder():
 			u.busy++
 			u.transactions++
-		case s.state == awaitingControl && s.last.how == console:
+		case s.state == awaitingControl && s.last != nil && s.last.how == console:
 		case s.state == awaitingControl:
 			u.busy++
 		case s.inFlight > 0 && s.pin != nil && s.pin.blocking:

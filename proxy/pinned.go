@@ -135,6 +135,9 @@ func (s *session) onPin(c command) bool {
 		}})
 	case unwatch:
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching && head[0] != '+' }})
+	case auth:
+		p.once = p.once || fresh
+		s.submit(p.link, c, &multiplex.Special{Done: s.authOnPin(c)})
 	case hello:
 		p.sticky = true
 		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
@@ -171,16 +174,13 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})
 	case clientPause:
 		s.submit(p.link, c, s.collect(s.pauseAnswer(c)))
-	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
+	default: // SELECT and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
-		follow, stranger, user := p.follow(c), c.row.how == auth, authUser(c)
+		follow := p.follow(c)
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 			if head[0] != '-' {
-				p.sticky, p.stranger = p.sticky || c.row.how != selectDB, p.stranger || stranger
+				p.sticky = p.sticky || c.row.how != selectDB
 				follow()
-				if stranger {
-					s.knowUser(user)
-				}
 			}
 		}})
 	}
@@ -339,7 +339,12 @@ func (s *session) relayOne(r *resp.Reader) bool {
 	if r.Len() > 1 {
 		sub = r.Arg(1)
 	}
-	switch row := s.w.table.lookup(r.Arg(0), sub); row.how {
+	row := s.w.table.lookup(r.Arg(0), sub)
+	if (command{Reader: r, row: row}).showsPassword() {
+		s.pin.link.Send(relayedPassword)
+		return true
+	}
+	switch row.how {
 	case kill:
 		s.close()
 		return false

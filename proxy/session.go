@@ -17,6 +17,7 @@ import (
 //	flowing ◄──► barred           until nothing is in flight
 //	   ▲ ▲─────► awaitingLane     until its context has a lane
 //	   │ ▲─────► awaitingPin      until it gets a connection of its own
+//	   │ ├─────► awaitingTurn     until the upstream may be asked who it is
 //	   │ └─────► awaitingControl  until the control connection has an answer for it
 //	   ├───────► awaitingPlace    until a rule has room for what it has become
 //	   ├───────► paused           until CLIENT PAUSE or PROXY PAUSE is over
@@ -28,6 +29,7 @@ const (
 	barred
 	awaitingLane
 	awaitingPin
+	awaitingTurn
 	awaitingControl
 	awaitingPlace
 	paused
@@ -130,6 +132,7 @@ type front struct {
 	stuck     time.Duration      // since when it waits for the upstream; zero: it does not
 	moving    *multiplex.Context // where the session is about to move; entered
 	redirects *redirection       // of a CLIENT TRACKING, once it is known
+	turn      bool               // the password in it may be checked
 }
 
 // ahead returns the session's front, to be written to.
@@ -416,6 +419,8 @@ func (s *session) settle() {
 		s.write(s.doom.line)
 		s.leave()
 	case s.state == paused && (s.eof && !s.w.held || s.w.stopping):
+		s.flushAndClose()
+	case s.state == awaitingTurn && s.w.stopping:
 		s.flushAndClose()
 	case s.state == awaitingPlace && (s.eof || s.w.closing):
 		s.answer(replyFull) // as whoever gives up his place at the door

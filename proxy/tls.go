@@ -192,7 +192,7 @@ func tlsRefusal(err error) (why string, worth bool) {
 // on with a client whose certificate names nobody, as its default user. Here that might be the user of the upstream's URL, of
 // whom that client knows nothing: so it is refused.
 func (s *session) loginByCertificate(user string) {
-	s.check(user, resp.AppendCommand(nil, "AUTH", user, ""), func(reply []byte) {
+	s.check(nil, resp.AppendCommand(nil, "AUTH", user, ""), func(reply []byte) {
 		if bytes.Equal(reply, replyOK) {
 			key := s.ctx.Key
 			key.User = user
