@@ -113,6 +113,9 @@ type Config struct {
 	// Console answers the command PROXY, in a goroutine of its own; it bounds how long that takes. Nil, the default: the
 	// upstream is asked, which does not know the command.
 	Console func(ConsoleCommand) []byte
+	// Operates reports whether Console does something for an ACL user. Those may log in during a PROXY PAUSE, to end it. It is
+	// called on loops. Nil, the default: nobody may.
+	Operates func(user string) bool
 
 	// LogInterval is how often the same source's refusals are logged again. Default 10 s.
 	LogInterval time.Duration

@@ -82,7 +82,7 @@ const noPasswordInTransaction = "-ERR AUTH is not possible in a transaction thro
 // not know, which it quotes.
 var relayedPassword = resp.AppendCommand(nil, "AUTH is not possible on this connection any more: use another")
 
-// checkFor has the upstream check AUTH or HELLO for a client that is not in yet, when it is its source's turn.
+// checkFor has the upstream check AUTH or HELLO for a client that is not in yet, when it is its source's turn and no pause lasts.
 // Done gets the outcome on the loop. It reports false if it is not checked at all, as too many wait. The caller must not
 // change raw.
 func (w *worker) checkFor(try limits.Guess, raw []byte, done func(reply []byte, err error)) bool {
@@ -90,12 +90,19 @@ func (w *worker) checkFor(try limits.Guess, raw []byte, done func(reply []byte, 
 	switch {
 	case !ok:
 		return false
-	case wait == 0:
+	case wait == 0 && !w.held:
 		return w.check(try, raw, done)
 	}
-	w.loop.AfterFunc(wait, func() {
+	check := func() {
 		if !w.check(try, raw, done) {
 			done(replyGuesses, nil)
+		}
+	}
+	w.loop.AfterFunc(wait, func() {
+		if w.held {
+			w.afterPause = append(w.afterPause, check)
+		} else {
+			check()
 		}
 	})
 	return true

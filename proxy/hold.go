@@ -6,9 +6,11 @@ import "github.com/redbouncer/redbouncer/multiplex"
 // What a loop does for it stands here, what the operator does in suspend.go:
 //
 //   - A new command waits, in the client's input; of a client that sends on, the socket is left unread.
+//   - An operator may log in, to end it.
 //   - A transaction that has begun, and whoever has sent WATCH, goes on to its end: PAUSE waits for that.
 //   - A command that blocks is taken back: it is unblocked at Redis, and sent again, for the rest of its time, when the
 //     pause ends. If its time is up before, the client is told so then.
+//   - Who comes is let in, and whom it is to be by its certificate, or at the door, the upstream is asked after the pause.
 //   - Subscribers stay; their connection is closed, and they are subscribed again before anybody may publish.
 //   - Whoever has state that we do not follow (MONITOR, tracking with options, commands that we do not know) keeps its
 //     connection, and ends with it: the operator is told how many there are.
@@ -33,6 +35,11 @@ func (w *worker) hold() {
 func (w *worker) release() {
 	w.held = false
 	w.pool.Hold(false)
+	later := w.afterPause
+	w.afterPause = nil
+	for _, f := range later {
+		f()
+	}
 	for s := range w.all {
 		if s.recalled != nil && s.recalled.reply != nil {
 			s.resend()
@@ -64,6 +71,10 @@ func (s *session) holds(c command) bool {
 	switch c.row.how {
 	case console, quit, kill:
 		return false
+	case auth, hello:
+		if operates := s.w.srv.cfg.Operates; operates != nil && s.pin == nil && c.showsPassword() && operates(s.guess(c).User) {
+			return false
+		}
 	}
 	return !s.inOrder()
 }
@@ -95,7 +106,7 @@ func (w *worker) unfinished() (u unfinished) {
 		case s.inOrder():
 			u.busy++
 			u.transactions++
-		case s.state == awaitingControl && s.last != nil && s.last.how == console:
+		case s.state == awaitingControl && (s.introduces() || s.last.how == console):
 		case s.state == awaitingControl:
 			u.busy++
 		case s.inFlight > 0 && s.pin != nil && s.pin.blocking:
@@ -111,6 +122,12 @@ func (w *worker) unfinished() (u unfinished) {
 		}
 	}
 	return u
+}
+
+// introduces reports whether the upstream is being asked who the session is: if it has no answer, it is asked again after the
+// pause.
+func (s *session) introduces() bool {
+	return s.last == nil || s.last.how == auth || s.last.how == hello || s.last.how == reset
 }
 
 // rest closes the connections that nobody has anything in flight on, or state.

@@ -371,7 +371,7 @@ func (s *session) quit() bool {
 	return true
 }
 
-// reset puts the session back to where it began.
+// reset puts the session back to where it began: who came by a certificate is its user again, and nobody else.
 func (s *session) reset() bool {
 	if s.inFlight > 0 {
 		s.state = barred
@@ -380,17 +380,26 @@ func (s *session) reset() bool {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.setContext(s.w.pool.Initial())
-	s.know(func(ids *limits.Identities) {
-		ids[limits.ByUser], ids[limits.ByName] = s.w.cfg.Upstream.User(), ""
-	})
+	user, byCert := s.w.cfg.Upstream.User(), s.who != nil && s.who.byCert
+	if byCert {
+		user = s.who.certUser
+	}
+	s.know(func(ids *limits.Identities) { ids[limits.ByUser], ids[limits.ByName] = user, "" })
 	skipped := s.skipNext // by CLIENT REPLY SKIP; OFF is over, SKIP is not
 	s.replyOff, s.skipNext, s.noEvict = false, false, false
 	if s.who != nil {
 		s.who.name = ""
 	}
 	s.recount()
-	if !skipped {
-		s.write([]byte("+RESET\r\n"))
+	tell := func() {
+		if !skipped {
+			s.write([]byte("+RESET\r\n"))
+		}
+	}
+	if byCert {
+		s.loginByCertificate(tell)
+	} else {
+		tell()
 	}
 	return true
 }

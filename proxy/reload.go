@@ -54,6 +54,7 @@ func (s *Server) Reload(ctx context.Context, next Config) error {
 func (s *Server) keepFixed(next Config) Config {
 	c := &s.cfg
 	next.Listen, next.Upstream, next.Loops, next.Console = c.Listen, c.Upstream, c.Loops, c.Console
+	next.Operates = c.Operates
 	next.TLS, next.UpstreamTLS = c.TLS, c.UpstreamTLS // the files are read again when they change
 	next.Log, next.LogInterval, next.Version, next.streams = c.Log, c.LogInterval, c.Version, c.streams
 	return next

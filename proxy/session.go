@@ -143,9 +143,11 @@ func (s *session) ahead() *front {
 	return s.front
 }
 
-// identity is what a client has said of itself.
+// identity is what a client has said of itself, and whom its certificate says it is to be.
 type identity struct {
 	name, libName, libVer string
+	byCert                bool   // it is nobody but certUser until it authenticates
+	certUser              string // its certificate's
 }
 
 // waiting is what a session waits for.

@@ -245,6 +245,49 @@ func TestAPauseOfAProxyWhoseUpstreamIsGoneHoldsThoseWhoWait(t *testing.T) {
 }
 
 // A pause does not hold up a shutdown, and what was held back is answered before the end.
+func TestAnOperatorLogsInDuringAPauseAndEndsIt(t *testing.T) {
+	var p *proxytest.Running
+	s, q := redisAndProxy(t, func(c *proxy.Config) {
+		c.Console = func(proxy.ConsoleCommand) []byte {
+			if err := p.Resume(context.Background()); err != nil {
+				return []byte("-ERR " + err.Error() + "\r\n")
+			}
+			return []byte("+OK\r\n")
+		}
+		c.Operates = func(user string) bool { return user == "ops" }
+		c.UpstreamTimeout = 300 * time.Millisecond
+	})
+	p = q
+	setUser(t, s, "ops", ">pw")
+	setUser(t, s, "app", ">pw")
+	expect(t, proxytest.Dial(t, p.Addr()), "PING", "+PONG\r\n")
+	for _, login := range []string{"AUTH ops pw", "HELLO 3 AUTH ops pw"} {
+		pauses(t, p, "")
+		app, ops := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+		app.Write(proxytest.Command("AUTH", "app", "pw") + proxytest.Command("PING"))
+		if got := string(ops.Do(strings.Fields(login)...)); isError(got) {
+			t.Errorf("%s is answered %q", login, got)
+		}
+		silent(t, app)
+		expect(t, ops, "PROXY RESUME", "+OK\r\n")
+		expectNext(t, app, "+OK\r\n")
+		expectNext(t, app, "+PONG\r\n")
+	}
+	// While Redis is away, nobody can be told who it is; nor that it is not.
+	pauses(t, p, "")
+	s.Kill()
+	ops := proxytest.Dial(t, p.Addr())
+	ops.Send("AUTH", "ops", "pw")
+	time.Sleep(1500 * time.Millisecond) // longer than the upstream is waited for
+	silent(t, ops)
+	s.Restart()
+	setUser(t, s, "ops", ">pw")
+	resumes(t, p)
+	expectNext(t, ops, "+OK\r\n")
+}
+
+func isError(reply string) bool { return strings.HasPrefix(reply, "-") }
+
 func TestAProxyThatStopsWhilePausedAnswersWhatItHasHeldBack(t *testing.T) {
 	s, p := redisAndProxy(t, nil)
 	c, blocked := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())

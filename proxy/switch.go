@@ -132,20 +132,39 @@ func (s *session) login(key multiplex.Key, password string) {
 }
 
 // check has the upstream check AUTH or HELLO on the control connection, and done gets the reply on the loop, unless the
-// client has gone. Try is nil if there is no password in it.
+// client has gone. Try is nil if there is no password in it. While PROXY PAUSE lasts, no more than a password is checked; and
+// what the upstream has no answer for then, it is asked again after it.
 func (s *session) check(try *limits.Guess, raw []byte, done func(reply []byte)) {
 	raw = bytes.Clone(raw)
+	if s.w.held && try == nil {
+		s.checkLater(try, raw, done)
+		return
+	}
 	s.await(func(checked func([]byte, error)) bool {
 		if try == nil {
 			return s.w.control.Check(raw, checked)
 		}
 		return s.w.check(*try, raw, checked)
 	}, func(reply []byte, err error) {
-		if err != nil { // it is not the upstream that refused
+		switch {
+		case err != nil && s.w.held:
+			s.checkLater(try, raw, done)
+			return
+		case err != nil: // it is not the upstream that refused
 			s.condemn(multiplex.ErrorLine(err))
 			return
 		}
 		done(reply)
+	})
+}
+
+// checkLater is check after the pause.
+func (s *session) checkLater(try *limits.Guess, raw []byte, done func(reply []byte)) {
+	s.state = awaitingTurn
+	s.w.afterPause = append(s.w.afterPause, func() {
+		if s.state == awaitingTurn {
+			s.check(try, raw, done)
+		}
 	})
 }
 
