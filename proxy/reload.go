@@ -156,6 +156,8 @@ func (s *Server) changeBacklog(was, next int) {
 	if was == next {
 		return
 	}
+	s.listening.Lock() // who opens them anew has read the length with it
+	defer s.listening.Unlock()
 	for _, ln := range s.listeners {
 		if err := eventloop.SetBacklog(ln, next); err != nil {
 			s.cfg.Log.Warn("tcp-backlog cannot be changed", "listen", ln.Addr().String(), "error", err)
