@@ -41,7 +41,7 @@ func (w *worker) release() {
 		f()
 	}
 	for s := range w.all {
-		if s.recalled != nil && s.recalled.reply != nil {
+		if r := s.takenBack(); r != nil && r.reply != nil {
 			s.resend()
 		}
 	}
@@ -55,7 +55,7 @@ func (w *worker) release() {
 
 // unpaused has the session go on, if it is held back.
 func (s *session) unpaused() {
-	if s.state == paused && s.recalled == nil {
+	if s.state == paused && s.takenBack() == nil {
 		s.state = flowing
 		s.wake()
 	}
@@ -117,7 +117,7 @@ func (w *worker) unfinished() (u unfinished) {
 			}
 		case s.inFlight > 0:
 			u.busy++
-		case s.pin != nil:
+		case s.pin != nil, s.subs != nil && s.subs.inbox != nil: // what is redirected comes on a connection of its own
 			u.stateful++
 		}
 	}

@@ -101,7 +101,6 @@ type session struct {
 	link          *multiplex.Link // the lane of what is in flight
 	pin           *pin
 	wait          *waiting
-	recalled      *recalled       // a command that is taken back because of PROXY PAUSE
 	front         *front          // nil: nothing is known
 	denied        *verdict        // what the command at the front of the input is to be answered
 	acks          *multiplex.Link // the former lane on which WAIT waits
@@ -133,6 +132,7 @@ type front struct {
 	moving    *multiplex.Context // where the session is about to move; entered
 	redirects *redirection       // of a CLIENT TRACKING, once it is known
 	turn      bool               // the password in it may be checked
+	recalled  *recalled          // it is in flight, and taken back because of PROXY PAUSE
 }
 
 // ahead returns the session's front, to be written to.
