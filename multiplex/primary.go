@@ -49,7 +49,7 @@ type Primary struct {
 // PrimaryConfig is what a Primary is made of. Upstream is required.
 type PrimaryConfig struct {
 	Upstream *Upstream
-	// Changed is called, from any goroutine, when a term has ended: each Pool is to Renew.
+	// Changed is called, from any goroutine, when a term has ended: each Pool is to Follow.
 	Changed func()
 	// LogInterval is how often the log tells of the same sentinel that it cannot be used. Default 10 s.
 	LogInterval time.Duration

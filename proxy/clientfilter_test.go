@@ -35,7 +35,7 @@ func sessionsForTest(t *testing.T) []*session {
 	for i, remote := range []string{"127.0.0.1:1000", "[::1]:2000", "/run/r.sock:0"} {
 		name := string(rune('a' + i))
 		out = append(out, &session{
-			w: w, id: int64(i + 1), remote: remote, who: &identity{name, "lib-" + name, "1." + name},
+			w: w, id: int64(i + 1), remote: remote, who: &identity{name: name, libName: "lib-" + name, libVer: "1." + name},
 			created: w.clock() - time.Duration(10*(i+1))*time.Second, active: w.clock() - time.Duration(i)*time.Second,
 			ctx:      w.pool.Context(multiplex.Key{User: []string{"", "bob", "eve"}[i], DB: i, RESP: 2, NoTouch: i == 1, ReadOnly: i == 1}),
 			received: 100, sent: 200, commands: 3,

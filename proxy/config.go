@@ -121,6 +121,9 @@ type Config struct {
 	// Console answers the command PROXY, in a goroutine of its own; it bounds how long that takes. Nil, the default: the
 	// upstream is asked, which does not know the command.
 	Console func(ConsoleCommand) []byte
+	// Operates reports whether Console does something for an ACL user. Those may log in during a PROXY PAUSE, to end it. It is
+	// called on loops. Nil, the default: nobody may.
+	Operates func(user string) bool
 
 	// Serving is called when clients are served. Nil: nothing is called.
 	Serving func()

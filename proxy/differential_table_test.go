@@ -121,11 +121,25 @@ func (tab *diffTable) modes(c diffCase) []mode {
 		return []mode{modeAlone}
 	}
 	for _, cmd := range c.cmds {
-		if _, ok := tab.alone[commandName(cmd)]; ok {
-			return []mode{modeAlone, modePipeline}
+		for name := range tab.alone {
+			if begins(cmd, strings.Fields(name)) {
+				return []mode{modeAlone, modePipeline}
+			}
 		}
 	}
 	return []mode{modeAlone, modePipeline, modeTransaction, modeInteractive}
+}
+
+// begins reports whether a command is the one that a rule names, and has the rule's other words, as HELLO 3 AUTH a b has those
+// of HELLO AUTH.
+func begins(cmd, words []string) bool {
+	for i, word := range words {
+		has := func(arg string) bool { return strings.EqualFold(arg, word) }
+		if i == 0 && !has(cmd[0]) || !slices.ContainsFunc(cmd, has) {
+			return false
+		}
+	}
+	return true
 }
 
 // byCommand returns the cases in groups of one command, in the table's order, with the mistakes that can be

@@ -43,6 +43,8 @@ func (s *session) dispatch(r *resp.Reader, raw, rest []byte, borrowed bool) bool
 		return false
 	case s.subs != nil && s.outOfTheWay(c):
 		return s.onSubscriber(c)
+	case c.showsPassword():
+		return s.authenticate(c)
 	case s.pin != nil:
 		return s.onPin(c)
 	}
@@ -100,8 +102,6 @@ func (s *session) dispatchState(c command) bool {
 			return s.onNewPin(c) // it will be refused
 		}
 		return s.reset()
-	case auth:
-		return s.authenticate(c)
 	case hello:
 		return s.hello(c)
 	case selectDB, noTouch, readOnly:

@@ -291,7 +291,7 @@ func (p *peek) at(w *worker, heard []byte, c *caller, recognised func(*limits.Ti
 
 // check has the upstream check credentials, and then goes on.
 func (p *peek) check(w *worker, claim claim, c *caller, then func()) {
-	p.checking = w.checkFor(&c.ids, claim.auth, func(reply []byte, err error) {
+	p.checking = w.checkFor(guessOf(&c.ids, claim.user), claim.auth, func(reply []byte, err error) {
 		p.checking = false
 		if err == nil && !isErrorReply(reply) {
 			c.ids[limits.ByUser] = claim.user

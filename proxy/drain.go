@@ -22,10 +22,13 @@ const (
 // Drain closes the listeners, and then each client as it falls idle, in small steps. Who is subscribed or blocked stays, as
 // does who is in a transaction, until its end. Resume opens the listeners again.
 func (s *Server) Drain() error {
-	if s.successor.Load() != nil {
+	serving := s.phase.Load() == phaseServing
+	switch {
+	case s.successor.Load() != nil:
 		return errors.New("the proxy is handing over to another process")
-	}
-	if !s.op.drain(s.phase.Load() == phaseServing) {
+	case !serving && s.phase.Load() != phaseStopping:
+		return errors.New("the proxy is starting: try again in a moment")
+	case !s.op.drain(serving):
 		return errors.New("the proxy is draining already, or stopping")
 	}
 	spread := min(time.Duration(s.gate.Stats().Open)*drainPace, drainMost)
@@ -42,6 +45,9 @@ func (s *Server) sendAway(spread time.Duration, forGood bool) {
 			stop()
 		}
 		s.stopAccept = nil
+		s.listening.Lock()
+		s.listeners = nil
+		s.listening.Unlock()
 		for _, w := range s.workers {
 			w.loop.Post(func() { w.sendAway(spread, forGood) })
 		}
@@ -57,17 +63,36 @@ func (s *Server) undrain() error {
 	err := <-opened
 	if err == nil {
 		s.op.endDrain()
-		s.onAll(func(w *worker) { w.draining, w.goodbyes = false, 0 })
+		s.onAll(func(w *worker) {
+			if !w.closing { // the end may have come first
+				w.draining, w.goodbyes = false, 0
+			}
+		})
 		s.cfg.Log.Info("resumed: clients are accepted again")
 	}
 	return err
 }
 
-// reopen opens the listeners at the addresses that they had, on the first worker's loop.
+// reopen opens the listeners at the addresses that they had, on the first worker's loop. Once the proxy is to end, it does not:
+// what closes them for good comes to this loop behind the change of phase.
 func (s *Server) reopen() error {
+	if s.phase.Load() != phaseServing {
+		return errors.New("the proxy is stopping")
+	}
+	if err := s.listenAgain(); err != nil {
+		return err
+	}
+	s.setKeepAlive(time.Duration(s.keepAlive.Load()))
+	return s.accept()
+}
+
+// listenAgain opens the listeners.
+func (s *Server) listenAgain() error {
 	var fresh []net.Listener
+	s.listening.Lock() // whoever changes tcp-backlog does so before, or to those that are opened here
+	defer s.listening.Unlock()
 	for i := range s.addrs {
-		ln, err := s.listenAgain(i)
+		ln, err := s.openAgain(i)
 		if err != nil {
 			for _, ln := range fresh {
 				_ = ln.Close()
@@ -76,15 +101,12 @@ func (s *Server) reopen() error {
 		}
 		fresh = append(fresh, ln)
 	}
-	s.listening.Lock()
 	s.listeners = fresh
-	s.listening.Unlock()
-	s.setKeepAlive(time.Duration(s.keepAlive.Load()))
-	return s.accept()
+	return nil
 }
 
-// listenAgain opens a listener that has been closed: from the socket if that has been kept, else at its address.
-func (s *Server) listenAgain(i int) (net.Listener, error) {
+// openAgain opens a listener that has been closed: from the socket if that has been kept, else at its address.
+func (s *Server) openAgain(i int) (net.Listener, error) {
 	if f := s.sockets[i]; f != nil {
 		return net.FileListener(f)
 	}

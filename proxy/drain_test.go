@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -172,5 +173,66 @@ func TestAReconnectReplacesEveryConnectionAndNobodyNotices(t *testing.T) {
 	expectNext(t, sub, "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n")
 	if st := p.Stats(); st.Lost+st.LostUpstream > 0 {
 		t.Errorf("%+v", st)
+	}
+}
+
+func TestListenersAreOpenedAndChangedAtTheSameTime(t *testing.T) {
+	var cfg proxy.Config
+	log := &lockedBuffer{}
+	_, p := redisAndProxy(t, func(c *proxy.Config) {
+		c.Log = slog.New(slog.NewTextHandler(log, nil))
+		cfg = *c
+	})
+	expect(t, proxytest.Dial(t, p.Addr()), "PING", "+PONG\r\n")
+	for i := range 20 {
+		if err := p.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		reconfigure(t, p, &cfg, func(c *proxy.Config) { c.TCPBacklog = 300 + i })
+		opened := make(chan error, 1)
+		go func() { opened <- p.Resume(context.Background()) }()
+		reconfigure(t, p, &cfg, func(c *proxy.Config) { c.TCPBacklog = 100 + i })
+		if err := <-opened; err != nil {
+			t.Fatal(err)
+		}
+		expect(t, proxytest.Dial(t, p.Addr()), "PING", "+PONG\r\n")
+	}
+	if strings.Contains(log.String(), "tcp-backlog cannot be changed") {
+		t.Error("the log complains of listeners that are closed")
+	}
+}
+
+func TestTheEndOfADrainAndOfTheProxyAtTheSameTime(t *testing.T) {
+	for range 5 {
+		_, p := redisAndProxy(t, nil)
+		expect(t, proxytest.Dial(t, p.Addr()), "PING", "+PONG\r\n")
+		if err := p.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		resumed := make(chan error, 1)
+		go func() { resumed <- p.Resume(context.Background()) }()
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+		<-resumed // it may have come first
+		if c, err := proxytest.TryDial(p.Addr()); err == nil {
+			c.Close()
+			t.Error("the listener is open")
+		}
+	}
+}
+
+func TestADrainBeforeTheStartIsToldSo(t *testing.T) {
+	server, err := proxy.New(proxytest.Config(t, proxytest.Redis(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Drain(); err == nil || !strings.Contains(err.Error(), "starting") {
+		t.Errorf("it is told %v", err)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := server.Run(ended); err != nil {
+		t.Error(err)
 	}
 }

@@ -34,6 +34,13 @@ var workloads = []workload{
 	{"blocking reads that end by themselves", liveBlocking, 16},
 }
 
+// What an idle session takes is a matter of a size class of the allocator: 320 bytes, or 352.
+func TestASessionIsSmall(t *testing.T) {
+	if proxy.SessionSize > 320 {
+		t.Errorf("it takes %d bytes", proxy.SessionSize)
+	}
+}
+
 func TestAThousandClientsOfAKindNeedFewConnections(t *testing.T) {
 	for _, w := range workloads {
 		t.Run(w.name, func(t *testing.T) {

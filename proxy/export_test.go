@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/proxy/peer"
@@ -12,6 +13,15 @@ import (
 
 // UseStreams has a server handle every connection as it does on systems without epoll, and over TLS.
 func UseStreams(c *Config) { c.streams = true }
+
+// SessionSize is what a session takes, in bytes.
+const SessionSize = unsafe.Sizeof(session{})
+
+// BlockingTime returns which argument of a command says how long it blocks.
+func BlockingTime(raw string) int {
+	at, _ := blockingTime([]byte(raw))
+	return at
+}
 
 // TableNames returns the names of all rows of the compiled-in table, but for those that stand for several commands.
 func TableNames() []string {

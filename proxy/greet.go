@@ -25,22 +25,15 @@ const acceptPause = 50 * time.Millisecond
 // greeter accepts the clients of a TLS listener.
 type greeter struct {
 	// Static after construction.
-	s       *Server
-	ln      net.Listener
-	name    string // as Config.Listen spells it
-	proxied bool   // connections begin with a PROXY protocol header
-	certs   *certs.Store
-	timeout time.Duration
+	s     *Server
+	ln    net.Listener
+	name  string // as Config.Listen spells it
+	certs *certs.Store
 }
 
 // acceptTLS opens a TLS listener's door. Stop closes it, and ends the handshakes of all such listeners.
 func (s *Server) acceptTLS(ln net.Listener, name string) {
-	g := &greeter{
-		s: s, ln: ln, name: name, proxied: slices.Contains(s.cfg.AcceptProxy, name), certs: s.certs, timeout: handshakeTime,
-	}
-	if s.cfg.HandshakeTimeout > 0 {
-		g.timeout = s.cfg.HandshakeTimeout
-	}
+	g := &greeter{s: s, ln: ln, name: name, certs: s.certs}
 	s.handshakes.running.Go(g.accept)
 }
 
@@ -67,13 +60,19 @@ func (g *greeter) accept() {
 func (g *greeter) greet(p *paced) {
 	h := g.s.handshakes
 	defer h.end(p)
-	_ = p.SetDeadline(time.Now().Add(g.timeout))
+	cfg := g.s.current.Load() // a reload changes some of it
+	timeout := handshakeTime
+	if cfg.HandshakeTimeout > 0 {
+		timeout = cfg.HandshakeTimeout
+	}
+	_ = p.SetDeadline(time.Now().Add(timeout))
 	c := greeted{listener: g.name, remote: p.RemoteAddr()}
-	if g.proxied && !g.introduce(p, &c) {
+	h.computing <- struct{}{}
+	if slices.Contains(cfg.AcceptProxy, g.name) && !g.introduce(p, &c, cfg.TrustedProxies) {
+		<-h.computing
 		_ = p.Close()
 		return
 	}
-	h.computing <- struct{}{}
 	conn := tls.Server(p, g.certs.Config())
 	err := conn.Handshake()
 	<-h.computing
@@ -116,19 +115,19 @@ func (c *greeted) addr() string {
 
 // introduce reads a PROXY protocol header, and reports false if there was none that could be believed. The log has been told
 // then.
-func (g *greeter) introduce(p *paced, c *greeted) bool {
+func (g *greeter) introduce(p *paced, c *greeted, trusted peer.Trusted) bool {
 	distrust := func(why string) bool {
 		g.s.refuseGreeting(c, why)
 		return false
 	}
 	from, err := netip.ParseAddrPort(c.remote.String())
-	if err != nil || !g.s.cfg.TrustedProxies.Contains(from.Addr().Unmap()) {
+	if err != nil || !trusted.Contains(from.Addr().Unmap()) {
 		return distrust("not among trusted-proxies")
 	}
 	var heard []byte
 	buf := make([]byte, 512)
 	for {
-		n, err := p.Conn.Read(buf)
+		n, err := p.Read(buf)
 		heard = append(heard, buf[:n]...)
 		header, used, bad := peer.ReadHeader(heard)
 		switch {
@@ -142,6 +141,8 @@ func (g *greeter) introduce(p *paced, c *greeted) bool {
 			return true
 		case errors.Is(err, io.EOF):
 			return false // a health check that only connects
+		case p.shed.Load():
+			return distrust("its PROXY protocol header took long, and others waited")
 		case err != nil:
 			return distrust("no PROXY protocol header in time")
 		}

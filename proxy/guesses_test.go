@@ -1,6 +1,8 @@
 package proxy_test
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os/exec"
@@ -92,5 +94,139 @@ func TestManyConnectionsDoNotHelpWhoTriesPasswords(t *testing.T) {
 	most := 2*60 + 10 + int(time.Since(begin)/(50*time.Millisecond))
 	if checked > most || turnedAway == 0 {
 		t.Errorf("%d were checked, want at most %d; %d were turned away", checked, most, turnedAway)
+	}
+}
+
+func TestAPasswordThatIsRightDoesNotHelpWithAnother(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.AuthDelay = 2 * time.Second })
+	setUser(t, s, "boss", ">pw")
+	setUser(t, s, "me", ">mine")
+	c := proxytest.Dial(t, p.Addr())
+	time.Sleep(200 * time.Millisecond) // until its process is known
+	begin, tries := time.Now(), 0
+	for time.Since(begin) < time.Second {
+		for range 4 {
+			c.Do("AUTH", "boss", "wrong")
+			tries++
+		}
+		expect(t, c, "AUTH me mine", "+OK\r\n")
+	}
+	if tries > 16 {
+		t.Errorf("%d wrong passwords in a second", tries)
+	}
+	begin = time.Now()
+	if expect(t, c, "AUTH me mine", "+OK\r\n"); time.Since(begin) > time.Second {
+		t.Errorf("who has been right waits for %s", time.Since(begin))
+	}
+}
+
+// Whoever has a connection of its own goes past the lanes, not past the waiting. (A restricted subscriber is refused.)
+func TestWhoTriesPasswordsWaitsWhateverItsConnection(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.AuthDelay = 2 * time.Second })
+	setUser(t, s, "boss", ">pw")
+	for _, first := range []string{"GET k", "WATCH k", "SUBSCRIBE ch", "HELLO 3; SUBSCRIBE ch", "CLIENT TRACKING ON BCAST", "CLIENT NO-TOUCH ON"} {
+		for _, try := range []string{"AUTH boss wrong", "HELLO 3 AUTH boss wrong"} {
+			c := proxytest.Dial(t, p.Addr())
+			for _, cmd := range strings.Split(first, "; ") {
+				c.Do(strings.Fields(cmd)...)
+			}
+			time.Sleep(150 * time.Millisecond) // until its process is known
+			begin, tries := time.Now(), 0
+			for time.Since(begin) < 500*time.Millisecond {
+				switch got := string(c.Do(strings.Fields(try)...)); {
+				case strings.HasPrefix(got, "-WRONGPASS"):
+					tries++
+				case !strings.HasPrefix(got, "-ERR Can't execute"):
+					t.Fatalf("after %s, %s is answered %q", first, try, got)
+				}
+			}
+			if tries > 12 {
+				t.Errorf("after %s, %d times %s in half a second", first, tries, try)
+			}
+			c.Close()
+		}
+	}
+	right := proxytest.Dial(t, p.Addr())
+	expect(t, right, "WATCH k", "+OK\r\n")
+	expect(t, right, "AUTH boss pw", "+OK\r\n")
+	expect(t, right, "ACL WHOAMI", "$4\r\nboss\r\n")
+}
+
+// Where nobody can tell the reply to a password, it is not sent.
+func TestPasswordsAreRefusedWhereTheyCouldNotBeCounted(t *testing.T) {
+	s, p := redisAndProxy(t, nil)
+	setUser(t, s, "boss", ">pw")
+	for _, try := range []string{"AUTH boss pw", "HELLO 3 AUTH boss pw", "hello 2 setname x auth boss pw"} {
+		tx := proxytest.Dial(t, p.Addr())
+		expect(t, tx, "MULTI", "+OK\r\n")
+		expect(t, tx, "SET k v", "+QUEUED\r\n")
+		if got := string(tx.Do(strings.Fields(try)...)); !strings.HasPrefix(got, "-ERR AUTH is not possible in a transaction") {
+			t.Errorf("%s in a transaction is answered %q", try, got)
+		}
+		expect(t, tx, "EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n")
+		expect(t, tx, "ACL WHOAMI", "$7\r\ndefault\r\n")
+
+		whole := proxytest.Dial(t, p.Addr())
+		inOneWrite(t, whole, "MULTI; SET k v; "+try+"; EXEC; ACL WHOAMI")
+		for _, want := range []string{"+OK", "+QUEUED", "-ERR AUTH is not possible in a transaction", "-EXECABORT", "$7\r\ndefault"} {
+			if got := string(whole.ReadReply()); !strings.HasPrefix(got, want) {
+				t.Errorf("%s in a transaction in one write: %q, want %q", try, got, want)
+			}
+		}
+
+		relayed := proxytest.Dial(t, p.Addr())
+		expect(t, relayed, "MULTI", "+OK\r\n")
+		expect(t, relayed, "CLIENT REPLY ON", "+QUEUED\r\n") // it is relayed from here on
+		if got := string(relayed.Do(strings.Fields(try)...)); !strings.Contains(got, "AUTH is not possible on this connection any more") {
+			t.Errorf("%s on a connection that is relayed is answered %q", try, got)
+		}
+	}
+}
+
+func TestWhoWaitsForItsTurnHoldsUpNeitherAPauseNorTheEnd(t *testing.T) {
+	_, p := redisAndProxy(t, func(c *proxy.Config) { c.AuthDelay = 2 * time.Second }, "--requirepass", "secret")
+	guesser := proxytest.Dial(t, p.Addr())
+	time.Sleep(200 * time.Millisecond) // until its process is known
+	for range 9 {
+		guesser.Do("AUTH", "wrong")
+	}
+	var waiting []*proxytest.Conn
+	for range 12 {
+		waiting = append(waiting, proxytest.Dial(t, p.Addr()))
+	}
+	time.Sleep(300 * time.Millisecond)
+	for _, c := range waiting {
+		c.Send("AUTH", "wrong")
+	}
+	eventually(t, "they wait for their turn", func() string {
+		all, err := p.Clients(context.Background(), proxy.ClientFilter{})
+		n := 0
+		for _, c := range all {
+			if c.State == "awaiting-turn" {
+				n++
+			}
+		}
+		if err != nil || n < 10 {
+			return fmt.Sprintf("%d do, %v", n, err)
+		}
+		return ""
+	})
+	begin := time.Now()
+	if pauses(t, p, ""); time.Since(begin) > time.Second {
+		t.Errorf("PAUSE took %s", time.Since(begin))
+	}
+	resumes(t, p)
+	expectNext(t, waiting[0], "-WRONGPASS invalid username-password pair or user is disabled.\r\n") // it has waited again
+	begin = time.Now()
+	if err := p.Stop(); err != nil || time.Since(begin) > time.Second {
+		t.Errorf("the end took %s: %v", time.Since(begin), err)
+	}
+}
+
+// setUser has a server know a user who may do everything.
+func setUser(t *testing.T, s *proxytest.Server, name, password string) {
+	t.Helper()
+	if err := s.Client().Do(context.Background(), "ACL", "SETUSER", name, "on", password, "~*", "&*", "+@all").Err(); err != nil {
+		t.Fatal(err)
 	}
 }

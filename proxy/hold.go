@@ -6,9 +6,11 @@ import "github.com/redbouncer/redbouncer/multiplex"
 // What a loop does for it stands here, what the operator does in suspend.go:
 //
 //   - A new command waits, in the client's input; of a client that sends on, the socket is left unread.
+//   - An operator may log in, to end it.
 //   - A transaction that has begun, and whoever has sent WATCH, goes on to its end: PAUSE waits for that.
 //   - A command that blocks is taken back: it is unblocked at Redis, and sent again, for the rest of its time, when the
 //     pause ends. If its time is up before, the client is told so then.
+//   - Who comes is let in, and whom it is to be by its certificate, or at the door, the upstream is asked after the pause.
 //   - Subscribers stay; their connection is closed, and they are subscribed again before anybody may publish.
 //   - Whoever has state that we do not follow (MONITOR, tracking with options, commands that we do not know) keeps its
 //     connection, and ends with it: the operator is told how many there are.
@@ -18,7 +20,7 @@ func (w *worker) hold() {
 	w.held = true
 	w.pool.Hold(true)
 	for s := range w.all {
-		if (s.state == awaitingLane || s.state == awaitingPin) && !s.inOrder() {
+		if (s.state == awaitingLane || s.state == awaitingPin || s.state == awaitingTurn) && !s.inOrder() {
 			s.stopWaiting()
 			if s.front != nil {
 				s.front.stuck = 0
@@ -33,8 +35,13 @@ func (w *worker) hold() {
 func (w *worker) release() {
 	w.held = false
 	w.pool.Hold(false)
+	later := w.afterPause
+	w.afterPause = nil
+	for _, f := range later {
+		f()
+	}
 	for s := range w.all {
-		if s.recalled != nil && s.recalled.reply != nil {
+		if r := s.takenBack(); r != nil && r.reply != nil {
 			s.resend()
 		}
 	}
@@ -48,7 +55,7 @@ func (w *worker) release() {
 
 // unpaused has the session go on, if it is held back.
 func (s *session) unpaused() {
-	if s.state == paused && s.recalled == nil {
+	if s.state == paused && s.takenBack() == nil {
 		s.state = flowing
 		s.wake()
 	}
@@ -64,6 +71,10 @@ func (s *session) holds(c command) bool {
 	switch c.row.how {
 	case console, quit, kill:
 		return false
+	case auth, hello:
+		if operates := s.w.srv.cfg.Operates; operates != nil && s.pin == nil && c.showsPassword() && operates(s.guess(c).User) {
+			return false
+		}
 	}
 	return !s.inOrder()
 }
@@ -95,7 +106,7 @@ func (w *worker) unfinished() (u unfinished) {
 		case s.inOrder():
 			u.busy++
 			u.transactions++
-		case s.state == awaitingControl && s.last.how == console:
+		case s.state == awaitingControl && (s.introduces() || s.last.how == console):
 		case s.state == awaitingControl:
 			u.busy++
 		case s.inFlight > 0 && s.pin != nil && s.pin.blocking:
@@ -106,11 +117,17 @@ func (w *worker) unfinished() (u unfinished) {
 			}
 		case s.inFlight > 0:
 			u.busy++
-		case s.pin != nil:
+		case s.pin != nil, s.subs != nil && s.subs.inbox != nil: // what is redirected comes on a connection of its own
 			u.stateful++
 		}
 	}
 	return u
+}
+
+// introduces reports whether the upstream is being asked who the session is: if it has no answer, it is asked again after the
+// pause.
+func (s *session) introduces() bool {
+	return s.last == nil || s.last.how == auth || s.last.how == hello || s.last.how == reset
 }
 
 // rest closes the connections that nobody has anything in flight on, or state.

@@ -16,7 +16,7 @@ func (s *session) cutOff() {
 	switch {
 	case s.state >= leaving:
 		s.close()
-	case s.recalled != nil && s.recalled.reply != nil:
+	case s.takenBack() != nil && s.takenBack().reply != nil:
 		s.close() // as Redis closes one that blocks
 	case s.relaying && s.pin != nil:
 		s.pin.link.HalfClose() // the upstream answers what there was, and hangs up

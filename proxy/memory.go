@@ -18,6 +18,9 @@ func (s *session) weigh() {
 	if s.subs != nil {
 		now += s.subs.held.size
 	}
+	if r := s.takenBack(); r != nil {
+		now += cap(r.raw)
+	}
 	if s.state == gone {
 		now = 0
 	}

@@ -18,10 +18,11 @@ import (
 func (s *session) movable() bool {
 	idle := s.state == flowing && s.inFlight == 0 && s.block == 0 && !s.queued && !s.pushed && s.out.size == 0 &&
 		len(s.in) == 0 && s.partial == nil && !s.inPlace && !s.inLent && !s.eof
-	bare := s.pin == nil && !s.pinTaken && s.wait == nil && s.acks == nil && s.recalled == nil && !s.relaying && s.tracks == nil &&
-		!s.ctx.Tracking && s.subs.idle() && (s.front == nil || s.front.moving == nil && s.front.redirects == nil)
+	bare := s.pin == nil && !s.pinTaken && s.wait == nil && s.acks == nil && !s.relaying && s.tracks == nil &&
+		!s.ctx.Tracking && s.subs.idle() && (s.who == nil || !s.who.byCert)
+	plain := s.front == nil || s.front.moving == nil && s.front.redirects == nil && !s.front.turn && s.front.recalled == nil
 	sound := s.doom == nil && s.denied == nil && !s.killed && !s.limited && !s.refused && !s.muted
-	return idle && bare && sound && s.conn.Detachable()
+	return idle && bare && plain && sound && s.conn.Detachable()
 }
 
 // idle reports whether the client hears of nothing by itself.
@@ -66,7 +67,7 @@ func (w *worker) adopt(c *handover.Client, in eventloop.Incoming, t *limits.Tick
 		commands: c.Commands, received: c.Received, sent: c.Sent, signs: c.Signs,
 	}
 	if len(c.Name)+len(c.LibName)+len(c.LibVer) > 0 {
-		s.who = &identity{string(c.Name), string(c.LibName), string(c.LibVer)}
+		s.who = &identity{name: string(c.Name), libName: string(c.LibName), libVer: string(c.LibVer)}
 	}
 	if c.LastCommand != "" {
 		name, sub, _ := strings.Cut(c.LastCommand, "|")

@@ -135,6 +135,9 @@ func (s *session) onPin(c command) bool {
 		}})
 	case unwatch:
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) { p.watching = p.watching && head[0] != '+' }})
+	case auth:
+		p.once = p.once || fresh
+		s.submit(p.link, c, &multiplex.Special{Done: s.authOnPin(c)})
 	case hello:
 		p.sticky = true
 		s.submit(p.link, c, s.collect(s.helloOnPin(c)))
@@ -171,16 +174,13 @@ func (s *session) onPin(c command) bool {
 		s.submit(p.link, c, &multiplex.Special{Done: s.w.reloaded})
 	case clientPause:
 		s.submit(p.link, c, s.collect(s.pauseAnswer(c)))
-	default: // SELECT, AUTH and others that change what the connection is, unless they are refused
+	default: // SELECT and others that change what the connection is, unless they are refused
 		p.once = p.once || fresh
-		follow, stranger, user := p.follow(c), c.row.how == auth, authUser(c)
+		follow := p.follow(c)
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 			if head[0] != '-' {
-				p.sticky, p.stranger = p.sticky || c.row.how != selectDB, p.stranger || stranger
+				p.sticky = p.sticky || c.row.how != selectDB
 				follow()
-				if stranger {
-					s.knowUser(user)
-				}
 			}
 		}})
 	}
@@ -339,7 +339,12 @@ func (s *session) relayOne(r *resp.Reader) bool {
 	if r.Len() > 1 {
 		sub = r.Arg(1)
 	}
-	switch row := s.w.table.lookup(r.Arg(0), sub); row.how {
+	row := s.w.table.lookup(r.Arg(0), sub)
+	if (command{Reader: r, row: row}).showsPassword() {
+		s.pin.link.Send(relayedPassword)
+		return true
+	}
+	switch row.how {
 	case kill:
 		s.close()
 		return false
@@ -366,7 +371,7 @@ func (s *session) quit() bool {
 	return true
 }
 
-// reset puts the session back to where it began.
+// reset puts the session back to where it began: who came by a certificate is its user again, and nobody else.
 func (s *session) reset() bool {
 	if s.inFlight > 0 {
 		s.state = barred
@@ -375,17 +380,26 @@ func (s *session) reset() bool {
 	s.dropPin()
 	s.unsubscribeAll()
 	s.setContext(s.w.pool.Initial())
-	s.know(func(ids *limits.Identities) {
-		ids[limits.ByUser], ids[limits.ByName] = s.w.cfg.Upstream.User(), ""
-	})
+	user, byCert := s.w.cfg.Upstream.User(), s.who != nil && s.who.byCert
+	if byCert {
+		user = s.who.certUser
+	}
+	s.know(func(ids *limits.Identities) { ids[limits.ByUser], ids[limits.ByName] = user, "" })
 	skipped := s.skipNext // by CLIENT REPLY SKIP; OFF is over, SKIP is not
 	s.replyOff, s.skipNext, s.noEvict = false, false, false
 	if s.who != nil {
 		s.who.name = ""
 	}
 	s.recount()
-	if !skipped {
-		s.write([]byte("+RESET\r\n"))
+	tell := func() {
+		if !skipped {
+			s.write([]byte("+RESET\r\n"))
+		}
+	}
+	if byCert {
+		s.loginByCertificate(tell)
+	} else {
+		tell()
 	}
 	return true
 }

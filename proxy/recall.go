@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 	"time"
 
@@ -12,11 +13,20 @@ import (
 
 // recalled is a command that blocks and is taken back from the upstream, because the operator pauses everybody.
 type recalled struct {
-	raw   []byte
-	due   time.Time // when its time is up; zero: never
-	reply []byte    // what the client is told then; nil: the command has not come back yet
-	timer *eventloop.Timer
-	asked time.Time // when the order to unblock was given last
+	raw      []byte
+	due      time.Time // when its time is up; zero: never
+	reply    []byte    // what the client is told then; nil: the command has not come back yet
+	timer    *eventloop.Timer
+	asked    time.Time // when the order to unblock was given last
+	refusals int       // 0: the proxy's user gives it; 1: the client's own, as the other may not; 2: neither may
+}
+
+// takenBack returns the session's command that is taken back; nil: there is none.
+func (s *session) takenBack() *recalled {
+	if s.front == nil {
+		return nil
+	}
+	return s.front.recalled
 }
 
 // askAgainAfter is how long a command is given to come back. Then the order has overtaken it, or been lost.
@@ -31,7 +41,8 @@ func (s *session) recall() bool {
 	if !known || s.eof {
 		return false
 	}
-	if s.recalled == nil {
+	r := s.takenBack()
+	if r == nil {
 		raw, ok := link.Sole()
 		if !ok {
 			return false
@@ -40,19 +51,39 @@ func (s *session) recall() bool {
 		if at == 0 {
 			return false
 		}
-		r := &recalled{raw: bytes.Clone(raw)}
+		r = &recalled{raw: bytes.Clone(raw)}
 		if n := argument(raw, at); n > 0 {
 			r.due = s.w.loop.Now().Add(time.Duration(n*float64(unit)) - (s.w.clock() - s.used))
 		}
-		s.recalled, s.pin.once = r, true
+		s.ahead().recalled, s.pin.once = r, true
 		link.Recall(func(reply []byte, was *multiplex.Special) { s.cameBack(r, reply, was) })
 	}
-	if now := s.w.loop.Now(); now.Sub(s.recalled.asked) >= askAgainAfter {
-		s.recalled.asked = now
-		order := resp.AppendCommand(nil, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10))
-		s.w.control.Do(s.w.cfg.Upstream.Actor(), order, func([]byte, error) {})
+	if now := s.w.loop.Now(); r.refusals < 2 && now.Sub(r.asked) >= askAgainAfter {
+		r.asked = now
+		s.orderBack(r, id)
 	}
-	return true
+	s.weigh()
+	return r.refusals < 2
+}
+
+// orderBack gives the order to unblock the session's connection.
+func (s *session) orderBack(r *recalled, id int64) {
+	as, asked := s.w.cfg.Upstream.Actor(), r.refusals
+	if asked > 0 {
+		as = s.actor()
+	}
+	order := resp.AppendCommand(nil, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10))
+	s.w.control.Do(as, order, func(reply []byte, err error) {
+		if mayNot(reply, err) {
+			s.w.loop.Post(func() { r.refusals, r.asked = max(r.refusals, asked+1), time.Time{} })
+		}
+	})
+}
+
+// mayNot reports whether the upstream has not carried out a command because of whom it was to be run as.
+func mayNot(reply []byte, err error) bool {
+	var refused *multiplex.ReplyError
+	return errors.As(err, &refused) || bytes.HasPrefix(reply, []byte("-NOAUTH")) || bytes.HasPrefix(reply, []byte("-NOPERM"))
 }
 
 // cameBack receives the reply to a command that is taken back. It may be a true one, which is the client's.
@@ -61,7 +92,7 @@ func (s *session) cameBack(r *recalled, reply []byte, was *multiplex.Special) {
 		return
 	}
 	if !isNothing(reply) || s.eof || !r.due.IsZero() && !s.w.loop.Now().Before(r.due) {
-		s.recalled = nil
+		s.forgetRecalled()
 		s.Reply(reply, 1)
 		if was != nil {
 			was.Done(reply[:min(len(reply), len(forced))])
@@ -83,9 +114,8 @@ func (s *session) cameBack(r *recalled, reply []byte, was *multiplex.Special) {
 // resend has a command that was taken back come again, in front of what the client has sent since, for the rest of its
 // time.
 func (s *session) resend() {
-	r := s.recalled
-	r.timer.Stop()
-	s.recalled = nil
+	r := s.takenBack()
+	s.dropRecalled()
 	raw := r.raw
 	if !r.due.IsZero() {
 		raw = withBlockingTime(raw, max(time.Until(r.due), time.Millisecond))
@@ -97,18 +127,23 @@ func (s *session) resend() {
 
 // timeIsUp answers a command that was taken back, and whose time has passed during the pause.
 func (s *session) timeIsUp() {
-	reply := s.recalled.reply
-	s.recalled = nil
+	reply := s.takenBack().reply
+	s.forgetRecalled()
 	s.write(reply)
 	s.unpaused()
 }
 
-// dropRecalled gives up a command that was taken back: its client goes.
+// dropRecalled ends that a command is taken back: it comes again, or its client goes.
 func (s *session) dropRecalled() {
-	if s.recalled != nil {
-		s.recalled.timer.Stop()
-		s.recalled = nil
+	if r := s.takenBack(); r != nil {
+		r.timer.Stop()
+		s.forgetRecalled()
 	}
+}
+
+func (s *session) forgetRecalled() {
+	s.front.recalled = nil
+	s.weigh()
 }
 
 // isNothing reports whether a reply says that the time of a command that blocks was up; or that it was unblocked.
@@ -135,13 +170,25 @@ func blockingTime(raw []byte) (at int, unit time.Duration) {
 	case "BLMPOP", "BZMPOP":
 		return 1, time.Second
 	case "XREAD", "XREADGROUP":
-		for i := 1; i < r.Len()-1; i++ {
-			if isWord(r.Arg(i), "BLOCK") && !mentions(c, "$") && !mentions(c, "+") {
-				return i + 1, time.Millisecond
-			}
+		if at := blockOptionOf(c); at > 0 && !mentions(c, "$") && !mentions(c, "+") {
+			return at, time.Millisecond
 		}
 	}
 	return 0, 0
+}
+
+// blockOptionOf returns which argument of XREAD or XREADGROUP is how long it blocks; 0: it does not. The names of a group, its
+// consumer and streams may be any word.
+func blockOptionOf(c command) int {
+	for i := 1; i < c.Len()-1 && !isWord(c.Arg(i), "STREAMS"); i++ {
+		switch {
+		case isWord(c.Arg(i), "GROUP"):
+			i += 2
+		case isWord(c.Arg(i), "BLOCK"):
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // argument returns an argument of a command as a number; 0 if it is none.

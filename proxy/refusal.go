@@ -108,9 +108,12 @@ func (r *refusal) spare() {
 
 // expired is called when the client has not spoken in time, or has been talked to for long enough.
 func (r *refusal) expired() {
-	if r.spoke {
+	switch {
+	case r.w.held && r.hope != nil && r.hope.peek.checking:
+		r.timer.Reset(refusalGrace) // there may be a place for it after the pause
+	case r.spoke:
 		r.leave()
-	} else {
+	default:
 		r.tell()
 	}
 }

@@ -54,7 +54,7 @@ func (s *Server) Reload(ctx context.Context, next Config) error {
 func (s *Server) keepFixed(next Config) Config {
 	c := &s.cfg
 	next.Listen, next.Upstream, next.Loops, next.Console = c.Listen, c.Upstream, c.Loops, c.Console
-	next.Inherited, next.Serving = c.Inherited, c.Serving
+	next.Inherited, next.Serving, next.Operates = c.Inherited, c.Serving, c.Operates
 	next.TLS, next.UpstreamTLS = c.TLS, c.UpstreamTLS // the files are read again when they change
 	next.Log, next.LogInterval, next.Version, next.streams = c.Log, c.LogInterval, c.Version, c.streams
 	return next
@@ -156,6 +156,8 @@ func (s *Server) changeBacklog(was, next int) {
 	if was == next {
 		return
 	}
+	s.listening.Lock() // who opens them anew has read the length with it
+	defer s.listening.Unlock()
 	for _, ln := range s.listeners {
 		if err := eventloop.SetBacklog(ln, next); err != nil {
 			s.cfg.Log.Warn("tcp-backlog cannot be changed", "listen", ln.Addr().String(), "error", err)

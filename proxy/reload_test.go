@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -384,4 +385,45 @@ func TestNobodyNoticesReloads(t *testing.T) {
 	if st := p.Stats(); st.Clients != 12 || st.Lost != 0 {
 		t.Errorf("of 12 clients %d are left, %d have been lost", st.Clients, st.Lost)
 	}
+}
+
+func TestWhatAReloadSaysOfBalancersHoldsForTLSToo(t *testing.T) {
+	var cfg proxy.Config
+	e := encrypt(t, func(c *proxy.Config) {
+		c.AcceptProxy, c.TrustedProxies = c.Listen, trusted(t, "127.0.0.1")
+		cfg = *c
+	})
+	through := func(header string) error {
+		nc, err := net.Dial("tcp", e.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := nc.Write([]byte(header)); err != nil {
+			return err
+		}
+		_, err = proxytest.OverTLS(t, nc, e.ca.ClientTLS(e.ca.Issue(proxytest.Identity{Name: "app"})))
+		return err
+	}
+	if err := through(headerV1("192.0.2.1:40001")); err != nil {
+		t.Fatal(err)
+	}
+	reconfigure(t, e.Running, &cfg, func(c *proxy.Config) { c.TrustedProxies = trusted(t, "10.0.0.0/8") })
+	if err := through(headerV1("192.0.2.1:40002")); err == nil {
+		t.Error("one that is trusted no more is believed")
+	}
+	reconfigure(t, e.Running, &cfg, func(c *proxy.Config) { c.AcceptProxy = nil })
+	if err := through(""); err != nil {
+		t.Errorf("without a header, where none is expected any more: %v", err)
+	}
+	reconfigure(t, e.Running, &cfg, func(c *proxy.Config) { c.HandshakeTimeout = 100 * time.Millisecond })
+	silent, err := net.Dial("tcp", e.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	_ = silent.SetReadDeadline(begin.Add(patience))
+	if _, err := silent.Read(make([]byte, 1)); proxytest.IsTimeout(err) || time.Since(begin) > 5*time.Second {
+		t.Errorf("a handshake may take %s: %v", time.Since(begin), err)
+	}
+	_ = silent.Close()
 }

@@ -243,7 +243,7 @@ func (s *session) report() ClientReport {
 
 var sessionStates = [...]string{
 	flowing: "flowing", barred: "barred", awaitingLane: "awaiting-lane", awaitingPin: "awaiting-pin",
-	awaitingControl: "awaiting-control", awaitingPlace: "awaiting-place", paused: "paused", leaving: "leaving", gone: "gone",
+	awaitingTurn: "awaiting-turn", awaitingControl: "awaiting-control", awaitingPlace: "awaiting-place", paused: "paused", leaving: "leaving", gone: "gone",
 }
 
 // String returns the state as the console spells it.

@@ -68,7 +68,7 @@ type Server struct {
 
 	// listening guards the following field.
 	listening sync.Mutex
-	listeners []net.Listener
+	listeners []net.Listener // none while they are closed
 
 	moved chan struct{} // closed when another program has taken over, and this one is to end
 
@@ -139,7 +139,7 @@ func New(cfg Config) (*Server, error) {
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
 	s.primary = multiplex.NewPrimary(multiplex.PrimaryConfig{
-		Upstream: cfg.Upstream, Changed: s.renew, LogInterval: cfg.LogInterval, Log: cfg.Log,
+		Upstream: cfg.Upstream, Changed: s.follow, LogInterval: cfg.LogInterval, Log: cfg.Log,
 	})
 	if err := s.primary.Find(); err != nil {
 		return nil, &ConfigError{"upstream", cfg.Upstream.String(), err.Error()}
@@ -247,6 +247,8 @@ func removeStale(path string) {
 }
 
 func (s *Server) closeListeners() {
+	s.listening.Lock()
+	defer s.listening.Unlock()
 	for _, ln := range s.listeners {
 		_ = ln.Close()
 	}
@@ -255,6 +257,14 @@ func (s *Server) closeListeners() {
 			_ = f.Close()
 		}
 	}
+	s.listeners = nil
+}
+
+// listenersNow returns the listeners that are open.
+func (s *Server) listenersNow() []net.Listener {
+	s.listening.Lock()
+	defer s.listening.Unlock()
+	return slices.Clone(s.listeners)
 }
 
 // Addrs returns the addresses that clients are accepted at.
@@ -267,8 +277,8 @@ func (s *Server) nudge() {
 	}
 }
 
-// renew has every loop give up connections that may not lead to the primary any more.
-func (s *Server) renew() {
+// follow has every loop give up connections that may not lead to the primary any more.
+func (s *Server) follow() {
 	for _, w := range s.workers {
 		w.loop.Post(w.pool.Follow)
 	}
@@ -362,7 +372,7 @@ func (s *Server) Run(ctx context.Context) error {
 // accept opens the doors, on the first worker's loop.
 func (s *Server) accept() error {
 	w := s.workers[0]
-	for i, ln := range s.listeners {
+	for i, ln := range s.listenersNow() {
 		name := s.cfg.Listen[i]
 		if isTLS(name) {
 			s.acceptTLS(ln, name)

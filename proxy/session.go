@@ -17,6 +17,7 @@ import (
 //	flowing ◄──► barred           until nothing is in flight
 //	   ▲ ▲─────► awaitingLane     until its context has a lane
 //	   │ ▲─────► awaitingPin      until it gets a connection of its own
+//	   │ ├─────► awaitingTurn     until the upstream may be asked who it is
 //	   │ └─────► awaitingControl  until the control connection has an answer for it
 //	   ├───────► awaitingPlace    until a rule has room for what it has become
 //	   ├───────► paused           until CLIENT PAUSE or PROXY PAUSE is over
@@ -28,6 +29,7 @@ const (
 	barred
 	awaitingLane
 	awaitingPin
+	awaitingTurn
 	awaitingControl
 	awaitingPlace
 	paused
@@ -99,7 +101,6 @@ type session struct {
 	link          *multiplex.Link // the lane of what is in flight
 	pin           *pin
 	wait          *waiting
-	recalled      *recalled       // a command that is taken back because of PROXY PAUSE
 	front         *front          // nil: nothing is known
 	denied        *verdict        // what the command at the front of the input is to be answered
 	acks          *multiplex.Link // the former lane on which WAIT waits
@@ -130,6 +131,8 @@ type front struct {
 	stuck     time.Duration      // since when it waits for the upstream; zero: it does not
 	moving    *multiplex.Context // where the session is about to move; entered
 	redirects *redirection       // of a CLIENT TRACKING, once it is known
+	turn      bool               // the password in it may be checked
+	recalled  *recalled          // it is in flight, and taken back because of PROXY PAUSE
 }
 
 // ahead returns the session's front, to be written to.
@@ -140,9 +143,11 @@ func (s *session) ahead() *front {
 	return s.front
 }
 
-// identity is what a client has said of itself.
+// identity is what a client has said of itself, and whom its certificate says it is to be.
 type identity struct {
 	name, libName, libVer string
+	byCert                bool   // it is nobody but certUser until it authenticates
+	certUser              string // its certificate's
 }
 
 // waiting is what a session waits for.
@@ -416,6 +421,8 @@ func (s *session) settle() {
 		s.write(s.doom.line)
 		s.leave()
 	case s.state == paused && (s.eof && !s.w.held || s.w.stopping):
+		s.flushAndClose()
+	case s.state == awaitingTurn && s.w.stopping:
 		s.flushAndClose()
 	case s.state == awaitingPlace && (s.eof || s.w.closing):
 		s.answer(replyFull) // as whoever gives up his place at the door

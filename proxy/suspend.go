@@ -36,7 +36,8 @@ type operation struct {
 	state suspension
 	until time.Time // when the pause ends by itself
 	timer *time.Timer
-	over  chan struct{} // closed when it has ended
+	over  context.Context // is done when it has ended
+	end   context.CancelFunc
 
 	draining bool
 }
@@ -94,7 +95,8 @@ func (s *Server) beginPause(now time.Time, length time.Duration) (extended bool,
 	case op.state != notSuspended:
 		return false, fmt.Errorf("the proxy is %s already", suspensions[op.state])
 	}
-	op.state, op.until, op.over = pausing, now.Add(length), make(chan struct{})
+	op.state, op.until = pausing, now.Add(length)
+	op.over, op.end = context.WithCancel(context.Background())
 	op.timer = time.AfterFunc(length, s.pauseRunsOut)
 	s.onAll((*worker).hold)
 	return false, nil
@@ -104,6 +106,7 @@ func (s *Server) beginPause(now time.Time, length time.Duration) (extended bool,
 func (s *Server) quiesce(ctx context.Context, deadline time.Time) (unfinished, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	over := s.op.ended()
 	var sum unfinished
 	for {
 		all, err := collectAll(ctx, s, func(w *worker) []unfinished { return []unfinished{w.unfinished()} })
@@ -118,7 +121,7 @@ func (s *Server) quiesce(ctx context.Context, deadline time.Time) (unfinished, e
 		}
 		select {
 		case <-time.After(pauseLook):
-		case <-s.op.over:
+		case <-over.Done():
 			return sum, errors.New("the pause has ended before everything was answered")
 		case <-ctx.Done():
 			return sum, fmt.Errorf("not paused, clients go on: %d commands are still in flight, %d of them in transactions, and %d "+
@@ -154,6 +157,7 @@ func (s *Server) resume(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithDeadline(ctx, s.op.ends())
 	defer cancel()
+	defer context.AfterFunc(s.op.ended(), cancel)()
 	err := s.awaitUpstream(ctx)
 	if err == nil {
 		s.awaitSubscribers(ctx)
@@ -165,7 +169,7 @@ func (s *Server) resume(ctx context.Context) error {
 	case s.op.become(resuming, held):
 		return fmt.Errorf("still paused: %w", err)
 	}
-	return errors.New("pause-timeout has passed: clients have gone on")
+	return errors.New("the pause has ended by itself: clients have gone on")
 }
 
 // awaitUpstream waits until the upstream answers, and has loaded its data.
@@ -220,22 +224,32 @@ func (s *Server) awaitSubscribers(ctx context.Context) {
 
 // pauseRunsOut ends the pause because it has lasted as long as it may.
 func (s *Server) pauseRunsOut() {
-	if s.endPause() {
+	op := &s.op
+	op.mu.Lock()
+	// Whoever has given it more time may have come before this, and after the timer had gone off.
+	ended := !time.Now().Before(op.until) && s.endPauseLocked()
+	op.mu.Unlock()
+	if ended {
 		s.cfg.Log.Warn("the pause has ended by itself: clients go on", "pause-timeout", s.current.Load().PauseTimeout.String())
 	}
 }
 
 // endPause has everybody go on. It reports false if somebody else has ended the pause.
 func (s *Server) endPause() bool {
+	s.op.mu.Lock()
+	defer s.op.mu.Unlock()
+	return s.endPauseLocked()
+}
+
+// endPauseLocked is endPause for who holds op.mu.
+func (s *Server) endPauseLocked() bool {
 	op := &s.op
-	op.mu.Lock()
-	defer op.mu.Unlock()
 	if op.state == notSuspended {
 		return false
 	}
 	op.state = notSuspended
 	op.timer.Stop()
-	close(op.over)
+	op.end()
 	s.onAll((*worker).release)
 	return true
 }
@@ -249,6 +263,13 @@ func (op *operation) become(from, to suspension) bool {
 	}
 	op.state = to
 	return true
+}
+
+// ended returns what is done when the pause that there is now has ended; nil: none has begun.
+func (op *operation) ended() context.Context {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	return op.over
 }
 
 // ends returns when the pause ends by itself.

@@ -245,6 +245,49 @@ func TestAPauseOfAProxyWhoseUpstreamIsGoneHoldsThoseWhoWait(t *testing.T) {
 }
 
 // A pause does not hold up a shutdown, and what was held back is answered before the end.
+func TestAnOperatorLogsInDuringAPauseAndEndsIt(t *testing.T) {
+	var p *proxytest.Running
+	s, q := redisAndProxy(t, func(c *proxy.Config) {
+		c.Console = func(proxy.ConsoleCommand) []byte {
+			if err := p.Resume(context.Background()); err != nil {
+				return []byte("-ERR " + err.Error() + "\r\n")
+			}
+			return []byte("+OK\r\n")
+		}
+		c.Operates = func(user string) bool { return user == "ops" }
+		c.UpstreamTimeout = 300 * time.Millisecond
+	})
+	p = q
+	setUser(t, s, "ops", ">pw")
+	setUser(t, s, "app", ">pw")
+	expect(t, proxytest.Dial(t, p.Addr()), "PING", "+PONG\r\n")
+	for _, login := range []string{"AUTH ops pw", "HELLO 3 AUTH ops pw"} {
+		pauses(t, p, "")
+		app, ops := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+		app.Write(proxytest.Command("AUTH", "app", "pw") + proxytest.Command("PING"))
+		if got := string(ops.Do(strings.Fields(login)...)); isError(got) {
+			t.Errorf("%s is answered %q", login, got)
+		}
+		silent(t, app)
+		expect(t, ops, "PROXY RESUME", "+OK\r\n")
+		expectNext(t, app, "+OK\r\n")
+		expectNext(t, app, "+PONG\r\n")
+	}
+	// While Redis is away, nobody can be told who it is; nor that it is not.
+	pauses(t, p, "")
+	s.Kill()
+	ops := proxytest.Dial(t, p.Addr())
+	ops.Send("AUTH", "ops", "pw")
+	time.Sleep(1500 * time.Millisecond) // longer than the upstream is waited for
+	silent(t, ops)
+	s.Restart()
+	setUser(t, s, "ops", ">pw")
+	resumes(t, p)
+	expectNext(t, ops, "+OK\r\n")
+}
+
+func isError(reply string) bool { return strings.HasPrefix(reply, "-") }
+
 func TestAProxyThatStopsWhilePausedAnswersWhatItHasHeldBack(t *testing.T) {
 	s, p := redisAndProxy(t, nil)
 	c, blocked := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
@@ -359,4 +402,117 @@ func TestAReadThatIsToBeSentAgainWaitsForTheEndOfAPause(t *testing.T) {
 	}
 	resumes(t, p)
 	expectNext(t, c, "$-1\r\n")
+}
+
+func TestAPauseTakesBackWhatBlocksOfUsersThatTheProxyIsNot(t *testing.T) {
+	_, p := redisAndProxy(t, nil, "--requirepass", "secret")
+	c := proxytest.Dial(t, p.Addr())
+	expect(t, c, "AUTH secret", "+OK\r\n")
+	c.Send("BLPOP", "k", "0")
+	eventually(t, "it blocks", func() string { return blockedAt(c, p) })
+	pauses(t, p, "")
+	resumes(t, p)
+	other := proxytest.Dial(t, p.Addr())
+	expect(t, other, "AUTH secret", "+OK\r\n")
+	expect(t, other, "RPUSH k v", ":1\r\n")
+	expectNext(t, c, "*2\r\n$1\r\nk\r\n$1\r\nv\r\n")
+
+	// Of one who may not unblock anybody, nothing can be taken back, and the operator is told.
+	expect(t, other, "ACL SETUSER weak on >pw ~* +@all -client", "+OK\r\n")
+	weak := proxytest.Dial(t, p.Addr())
+	expect(t, weak, "AUTH weak pw", "+OK\r\n")
+	weak.Send("BLPOP", "k", "0")
+	eventually(t, "it blocks", func() string { return blockedAt(weak, p) })
+	pauses(t, p, "1 clients have upstream connections with state")
+	resumes(t, p)
+	expect(t, other, "RPUSH k w", ":1\r\n")
+	expectNext(t, weak, "*2\r\n$1\r\nk\r\n$1\r\nw\r\n")
+}
+
+// blockedAt says what is in the way of a client's being blocked.
+func blockedAt(c *proxytest.Conn, p *proxytest.Running) string {
+	all, err := p.Clients(context.Background(), proxy.ClientFilter{})
+	if err != nil {
+		return err.Error()
+	}
+	for _, x := range all {
+		if x.Remote == c.LocalAddr() && x.InFlight == 1 && x.Pin != "" {
+			return ""
+		}
+	}
+	return "it does not"
+}
+
+func TestTheTimeThatACommandBlocksIsFoundAmongOtherWords(t *testing.T) {
+	for cmd, want := range map[string]int{
+		"XREAD BLOCK 5 STREAMS s 0":                             2,
+		"XREAD COUNT 1 BLOCK 5 STREAMS BLOCK 0":                 4,
+		"XREAD STREAMS BLOCK 0":                                 0,
+		"XREADGROUP GROUP block c BLOCK 1000 STREAMS s >":       5,
+		"XREADGROUP GROUP g block NOACK BLOCK 1000 STREAMS s >": 6,
+		"XREADGROUP GROUP g c STREAMS block >":                  0,
+		"XREAD BLOCK 5 STREAMS s $":                             0,
+		"BLPOP block 0":                                         2,
+		"BLMPOP 3 1 k LEFT":                                     1,
+	} {
+		if got := proxy.BlockingTime(proxytest.Command(strings.Fields(cmd)...)); got != want {
+			t.Errorf("%s: argument %d, want %d", cmd, got, want)
+		}
+	}
+}
+
+func TestAPauseCountsWhoIsRedirectedTo(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.Loops = 1 })
+	to, from := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	id := strings.TrimPrefix(strings.TrimSpace(string(to.Do("CLIENT", "ID"))), ":")
+	to.Do("SUBSCRIBE", "__redis__:invalidate")
+	expect(t, from, "CLIENT TRACKING ON REDIRECT "+id, "+OK\r\n")
+	pauses(t, p, "2 clients have upstream connections with state")
+	s.Restart()
+	resumes(t, p)
+	eventually(t, "both are closed", func() string {
+		if n := p.Stats().Lost; n != 2 {
+			return fmt.Sprintf("%d are", n)
+		}
+		return ""
+	})
+}
+
+func TestTheEndDoesNotWaitForAnUpstreamThatRESUMEWaitsFor(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.UpstreamTimeout = 20 * time.Second })
+	expect(t, proxytest.Dial(t, p.Addr()), "PING", "+PONG\r\n")
+	pauses(t, p, "")
+	s.Kill()
+	resumed := make(chan error, 1)
+	go func() { resumed <- p.Resume(context.Background()) }()
+	eventually(t, "RESUME waits", func() string {
+		if _, err := p.Pause(context.Background(), time.Minute); err == nil || !strings.Contains(err.Error(), "resuming") {
+			return fmt.Sprint(err)
+		}
+		return ""
+	})
+	begin := time.Now()
+	if err := p.Stop(); err != nil || time.Since(begin) > 3*time.Second {
+		t.Errorf("the end took %s: %v", time.Since(begin), err)
+	}
+	if err := <-resumed; err == nil || !strings.Contains(err.Error(), "ended") {
+		t.Errorf("RESUME says %v", err)
+	}
+}
+
+func TestAPauseThatIsGivenMoreTimeHasIt(t *testing.T) {
+	_, p := redisAndProxy(t, nil)
+	expect(t, proxytest.Dial(t, p.Addr()), "PING", "+PONG\r\n")
+	for n := range 60 {
+		end := time.Now().Add(50 * time.Millisecond)
+		if _, err := p.Pause(context.Background(), 50*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(end) + time.Duration(n-30)*20*time.Microsecond)
+		if _, err := p.Pause(context.Background(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Millisecond)
+		resumes(t, p) // it would say that there is no pause
+	}
 }

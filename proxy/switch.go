@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 
+	"github.com/redbouncer/redbouncer/limits"
 	"github.com/redbouncer/redbouncer/multiplex"
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
@@ -102,22 +103,17 @@ func (s *session) target(c command) (multiplex.Key, bool) {
 	return key, true
 }
 
-// authenticate has the upstream check AUTH, now, on a connection that carries nothing else.
-func (s *session) authenticate(c command) bool {
-	if s.inFlight > 0 {
-		s.state = barred
-		return false
-	}
-	user, password := authUser(c), string(c.Arg(c.Len()-1))
-	s.check(c.Bytes(), func(reply []byte) {
+// auth has the upstream check AUTH, now, on a connection that carries nothing else.
+func (s *session) auth(c command, try limits.Guess) {
+	password := string(c.Arg(c.Len() - 1))
+	s.check(&try, c.Bytes(), func(reply []byte) {
 		if bytes.Equal(reply, replyOK) {
 			key := s.ctx.Key
-			key.User = user
+			key.User = try.User
 			s.login(key, password)
 		}
 		s.answer(reply)
 	})
-	return true
 }
 
 // authUser is the user whom AUTH names.
@@ -136,20 +132,39 @@ func (s *session) login(key multiplex.Key, password string) {
 }
 
 // check has the upstream check AUTH or HELLO on the control connection, and done gets the reply on the loop, unless the
-// client has gone.
-func (s *session) check(raw []byte, done func(reply []byte)) {
+// client has gone. Try is nil if there is no password in it. While PROXY PAUSE lasts, no more than a password is checked; and
+// what the upstream has no answer for then, it is asked again after it.
+func (s *session) check(try *limits.Guess, raw []byte, done func(reply []byte)) {
 	raw = bytes.Clone(raw)
+	if s.w.held && try == nil {
+		s.checkLater(try, raw, done)
+		return
+	}
 	s.await(func(checked func([]byte, error)) bool {
-		if !s.w.checkFor(s.ticket.Identities(), raw, checked) {
-			checked(replyGuesses, nil)
+		if try == nil {
+			return s.w.control.Check(raw, checked)
 		}
-		return true
+		return s.w.check(*try, raw, checked)
 	}, func(reply []byte, err error) {
-		if err != nil { // it is not the upstream that refused
+		switch {
+		case err != nil && s.w.held:
+			s.checkLater(try, raw, done)
+			return
+		case err != nil: // it is not the upstream that refused
 			s.condemn(multiplex.ErrorLine(err))
 			return
 		}
 		done(reply)
+	})
+}
+
+// checkLater is check after the pause.
+func (s *session) checkLater(try *limits.Guess, raw []byte, done func(reply []byte)) {
+	s.state = awaitingTurn
+	s.w.afterPause = append(s.w.afterPause, func() {
+		if s.state == awaitingTurn {
+			s.check(try, raw, done)
+		}
 	})
 }
 
@@ -187,29 +202,22 @@ func parseHello(c command) (h helloArgs, ok bool) {
 	return h, true
 }
 
-// hello treats HELLO. With AUTH, and where something is wrong with it, the upstream answers on the connection that
-// checks credentials. Otherwise the answer is what the upstream said when the lane of that protocol version was
-// opened, with the client's own id in it.
+// hello treats HELLO without AUTH. Where something is wrong with it, the upstream answers on the connection that checks
+// credentials. Otherwise the answer is what the upstream said when the lane of that protocol version was opened, with the
+// client's own id in it.
 func (s *session) hello(c command) bool {
 	if s.inFlight > 0 {
 		s.state = barred
 		return false
 	}
 	h, ok := parseHello(c)
+	if !ok {
+		s.check(nil, c.Bytes(), func(reply []byte) { s.answer(s.withID(reply)) })
+		return true
+	}
 	key := s.ctx.Key
 	if h.proto != 0 {
 		key.RESP = h.proto
-	}
-	if !ok || h.auth {
-		key.User = h.user
-		s.check(c.Bytes(), func(reply []byte) {
-			if ok && !isErrorReply(reply) {
-				s.login(key, h.password)
-				s.setName(h.name)
-			}
-			s.answer(s.withID(reply))
-		})
-		return true
 	}
 	target := s.w.pool.Context(key)
 	target.Enter()
@@ -226,11 +234,42 @@ func (s *session) hello(c command) bool {
 	return true
 }
 
+// helloAuth has the upstream check HELLO with AUTH, now, on the connection that checks credentials.
+func (s *session) helloAuth(c command, try limits.Guess) {
+	h, ok := parseHello(c)
+	key := s.ctx.Key
+	if key.User = h.user; h.proto != 0 {
+		key.RESP = h.proto
+	}
+	s.check(&try, c.Bytes(), func(reply []byte) {
+		if ok && h.auth && !isErrorReply(reply) {
+			s.login(key, h.password)
+			s.setName(h.name)
+		}
+		s.answer(s.withID(reply))
+	})
+}
+
+// authOnPin returns what is done when an AUTH that goes to the session's pin has been answered.
+func (s *session) authOnPin(c command) func(head []byte) {
+	p, try := s.pin, s.guess(c)
+	return func(head []byte) {
+		s.w.guessed(try, head)
+		if head[0] != '-' {
+			p.sticky, p.stranger = true, true
+			s.knowUser(try.User)
+		}
+	}
+}
+
 // helloOnPin returns what becomes of the reply to a HELLO that goes to the session's pin.
 func (s *session) helloOnPin(c command) func([]byte) []byte {
 	h, ok := parseHello(c)
-	p := s.pin
+	p, try := s.pin, guessOf(s.ticket.Identities(), h.user)
 	return func(reply []byte) []byte {
+		if h.auth {
+			s.w.guessed(try, reply)
+		}
 		if ok && !isErrorReply(reply) {
 			s.setName(h.name)
 			if h.proto != 0 {

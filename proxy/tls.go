@@ -190,13 +190,19 @@ func tlsRefusal(err error) (why string, worth bool) {
 
 // loginByCertificate makes the session that of the ACL user whom its certificate names, before it is heard. Redis would go
 // on with a client whose certificate names nobody, as its default user. Here that might be the user of the upstream's URL, of
-// whom that client knows nothing: so it is refused.
-func (s *session) loginByCertificate(user string) {
-	s.check(resp.AppendCommand(nil, "AUTH", user, ""), func(reply []byte) {
-		if bytes.Equal(reply, replyOK) {
+// whom that client knows nothing: so it is refused. Then is run when the client is who it is to be.
+func (s *session) loginByCertificate(then func()) {
+	user := s.who.certUser
+	s.check(nil, resp.AppendCommand(nil, "AUTH", user, ""), func(reply []byte) {
+		switch {
+		case bytes.Equal(reply, replyOK):
 			key := s.ctx.Key
 			key.User = user
 			s.login(key, "")
+			then()
+			return
+		case !isWrongPassword(reply):
+			s.condemn(reply) // it says nothing of the certificate
 			return
 		}
 		s.w.srv.tell(limits.Refusal{Source: s.ticket.Identities().Source(), Reason: "its certificate names no ACL user without password"},

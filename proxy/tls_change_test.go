@@ -151,3 +151,76 @@ func TestACertificateNamesTheUser(t *testing.T) {
 	alice.Close()
 	allGone(t, e.Running)
 }
+
+func TestRESETDoesNotLeadOutOfACertificatesUser(t *testing.T) {
+	e := encrypt(t, func(c *proxy.Config) {
+		c.TLS.AuthClientsUser, c.Limits = "CN", parseRules(t, "user alice maxclients 1")
+	})
+	direct, ctx := e.redis.Client(), context.Background()
+	direct.Do(ctx, "ACL", "SETUSER", "alice", "on", "nopass", "+@all", "~alice:*")
+	setUser(t, e.redis, "bob", ">pw")
+	direct.Set(ctx, "secret", "x", 0)
+	alice := e.as(t, "alice")
+	for _, before := range []string{"PING", "AUTH bob pw", "WATCH alice:k", "SUBSCRIBE alice:ch", "MULTI", "CLIENT SETNAME a"} {
+		alice.Do(strings.Fields(before)...)
+		alice.Write(proxytest.Command("RESET") + proxytest.Command("GET", "secret") + proxytest.Command("ACL", "WHOAMI"))
+		for _, want := range []string{"+RESET\r\n", "-NOPERM", "$5\r\nalice\r\n"} {
+			if got := string(alice.ReadReply()); !strings.HasPrefix(got, want) {
+				t.Errorf("after %s and RESET it is answered %q, want %q", before, got, want)
+			}
+		}
+	}
+	if got := string(e.as(t, "alice").Do("PING")); got != refusalText {
+		t.Errorf("a second alice: %q", got)
+	}
+	direct.Do(ctx, "ACL", "SETUSER", "alice", "off")
+	alice.Send("RESET")
+	if got := string(alice.ReadAll()); !strings.HasPrefix(got, "-WRONGPASS your certificate") {
+		t.Errorf("of a user who is no more, RESET makes %q", got)
+	}
+}
+
+func TestWhoComesWithACertificateDuringAPauseWaits(t *testing.T) {
+	e := encrypt(t, func(c *proxy.Config) { c.TLS.AuthClientsUser, c.UpstreamTimeout = "CN", 300*time.Millisecond })
+	e.redis.Client().Do(context.Background(), "ACL", "SETUSER", "alice", "on", "nopass", "+@all", "~*")
+	watching := e.as(t, "alice")
+	expect(t, watching, "PING", "+PONG\r\n")
+	pauses(t, e.Running, "")
+	e.redis.Kill()
+	late := e.as(t, "alice")
+	late.Write(proxytest.Command("PING") + proxytest.Command("ACL", "WHOAMI"))
+	gone := e.as(t, "alice")
+	gone.Close()
+	time.Sleep(1500 * time.Millisecond) // longer than the upstream is waited for
+	silent(t, late)
+	e.redis.Restart()
+	e.redis.Client().Do(context.Background(), "ACL", "SETUSER", "alice", "on", "nopass", "+@all", "~*")
+	resumes(t, e.Running)
+	expectNext(t, late, "+PONG\r\n")
+	expectNext(t, late, "$5\r\nalice\r\n")
+	expect(t, watching, "PING", "+PONG\r\n")
+}
+
+// Whoever tries passwords beside them does not keep those out who need none.
+func TestACertificateIsNoPasswordToBeGuessed(t *testing.T) {
+	e := encrypt(t, func(c *proxy.Config) { c.TLS.AuthClientsUser, c.AuthDelay = "CN", 2*time.Second })
+	e.redis.Client().Do(context.Background(), "ACL", "SETUSER", "alice", "on", "nopass", "+@all", "~*")
+	setUser(t, e.redis, "bob", ">pw")
+	guesser := e.as(t, "alice")
+	time.Sleep(200 * time.Millisecond) // until its process is known
+	for range 9 {
+		guesser.Do("AUTH", "bob", "wrong")
+	}
+	begin := time.Now()
+	for range 20 {
+		expect(t, e.as(t, "alice"), "PING", "+PONG\r\n")
+	}
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("20 of them took %s", took)
+	}
+	guesser.Do("AUTH", "bob", "wrong")
+	begin = time.Now()
+	if guesser.Do("AUTH", "bob", "wrong"); time.Since(begin) < 400*time.Millisecond {
+		t.Error("they have made the next guess free")
+	}
+}

@@ -52,7 +52,18 @@ func (recording) SetReadDeadline(time.Time) error  { return nil }
 func (recording) SetWriteDeadline(time.Time) error { return nil }
 
 func TestAFloodOfSilentConnectionsKeepsNobodyOut(t *testing.T) {
-	e := encrypt(t, nil)
+	t.Run("of clients", func(t *testing.T) {
+		floodSilently(t, encrypt(t, nil), "", "client refused: its TLS handshake took long, and others waited")
+	})
+	t.Run("of a balancer", func(t *testing.T) {
+		e := encrypt(t, func(c *proxy.Config) { c.AcceptProxy, c.TrustedProxies = c.Listen, trusted(t, "127.0.0.1") })
+		floodSilently(t, e, headerV1("192.0.2.1:40001"), "client refused: its PROXY protocol header took long, and others waited")
+	})
+}
+
+// floodSilently opens connections that say nothing, and sees whether somebody is let in who begins with header.
+func floodSilently(t *testing.T, e *encrypted, header, logged string) {
+	t.Helper()
 	var flood []net.Conn
 	defer func() {
 		for _, nc := range flood {
@@ -73,7 +84,18 @@ func TestAFloodOfSilentConnectionsKeepsNobodyOut(t *testing.T) {
 		t.Fatalf("only %d connections", len(flood))
 	}
 	start := time.Now()
-	if got := string(e.as(t, "app").Do("PING")); got != "+PONG\r\n" {
+	nc, err := net.DialTimeout("tcp", e.Addr(), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Write([]byte(header)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := proxytest.OverTLS(t, nc, e.ca.ClientTLS(e.ca.Issue(proxytest.Identity{Name: "app"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(c.Do("PING")); got != "+PONG\r\n" {
 		t.Errorf("in a flood: %q", got)
 	}
 	t.Logf("let in after %v", time.Since(start))
@@ -83,7 +105,7 @@ func TestAFloodOfSilentConnectionsKeepsNobodyOut(t *testing.T) {
 	if n := e.Handshakes(); n > proxy.MaxHandshakes {
 		t.Errorf("%d handshakes at once", n)
 	}
-	e.logs(t, "client refused: its TLS handshake took long, and others waited")
+	e.logs(t, logged)
 }
 
 func TestAStormOfHandshakesDoesNotHoldUpThoseWhoAreIn(t *testing.T) {

@@ -24,13 +24,9 @@ func (s *session) inTransaction(c command) bool {
 			s.endTransaction(c)
 			return true
 		}
-	case subscribe, auth, relay, clientReply:
+	case subscribe, relay, clientReply:
 		// They break the shape of EXEC's reply: it cannot be told any more where a reply ends.
 		return s.startRelay(c)
-	case hello:
-		if mentions(c, "AUTH") {
-			return s.startRelay(c)
-		}
 	case console:
 		return s.spoil(noConsoleInTransaction)
 	case configSet:

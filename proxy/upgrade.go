@@ -92,7 +92,7 @@ func (s *Server) closeDoors() {
 	closed := make(chan struct{})
 	if s.workers[0].loop.Post(func() {
 		defer close(closed)
-		for _, ln := range s.listeners {
+		for _, ln := range s.listenersNow() {
 			if unix, ok := ln.(*net.UnixListener); ok {
 				unix.SetUnlinkOnClose(false) // the path is the other program's
 			}

@@ -49,6 +49,7 @@ type worker struct {
 	scanner      resp.Reader // looks ahead
 	pause        *pause      // CLIENT PAUSE, while it is in force
 	held         bool        // PROXY PAUSE is
+	afterPause   []func()    // run when that is over, before anybody goes on
 	waiting      map[*door]struct{}
 	prefaces     int // connections whose PROXY protocol header has not come yet
 	refusals     int
@@ -252,7 +253,9 @@ func (w *worker) seat(s *session, conn *eventloop.Conn, c *caller) {
 	case w.stopping:
 		s.close()
 	case c.byCert:
-		s.loginByCertificate(c.certUser)
+		who := s.identity()
+		who.byCert, who.certUser = true, c.certUser
+		s.loginByCertificate(func() {})
 	}
 }
 

@@ -62,7 +62,7 @@ func serve(inv *invocation, stderr io.Writer) error {
 		return inv.explain(err)
 	}
 	defer operators.Stop() // after the proxy has drained, so that operators can see it
-	cfg.Console = operators.Client
+	cfg.Console, cfg.Operates = operators.Client, operators.Operates
 	cfg.Serving = func() { notify(log, daemon.SdNotifyReady) }
 	server, err := proxy.New(cfg)
 	if err != nil {

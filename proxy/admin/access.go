@@ -148,11 +148,11 @@ func (a *access) check(ctx context.Context, who *Who, user, password string) *de
 		who.User, who.rights = user, a.console.users.Load().rightsOf(user)
 		return nil
 	}
-	source := who.Remote
-	if host, _, err := net.SplitHostPort(source); err == nil {
-		source = host
+	try := limits.Guess{Source: who.Remote, User: user}
+	if host, _, err := net.SplitHostPort(try.Source); err == nil {
+		try.Source = host
 	}
-	switch wait, ok := a.guesses.Turn(source, time.Now()); {
+	switch wait, ok := a.guesses.Turn(try, time.Now()); {
 	case !ok || wait > consoleTimeout:
 		return &denial{status: http.StatusTooManyRequests, text: "too many wrong passwords from where you are: wait a minute, and check the password"}
 	case wait > 0:
@@ -170,8 +170,8 @@ func (a *access) check(ctx context.Context, who *Who, user, password string) *de
 	case err != nil:
 		return &denial{status: http.StatusServiceUnavailable, text: "the password cannot be checked: " + err.Error()}
 	}
-	if a.guesses.Told(source, right, time.Now()) {
-		a.log.Warn("wrong passwords over HTTP: the next ones of this source have to wait", "source", source)
+	if a.guesses.Told(try, right, time.Now()) {
+		a.log.Warn("wrong passwords over HTTP: the next ones of this source have to wait", "source", try.Source)
 	}
 	if !right {
 		a.forget(id)

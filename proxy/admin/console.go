@@ -88,6 +88,9 @@ func (c *Console) Client(cmd proxy.ConsoleCommand) []byte {
 	})
 }
 
+// Operates reports whether an ACL user may use PROXY on the port of the data. It is a proxy.Config.Operates.
+func (c *Console) Operates(user string) bool { return c.users.Load().rightsOf(user) != noRights }
+
 // Execute carries out a command, whose words come without PROXY, and returns the reply.
 func (c *Console) Execute(ctx context.Context, args []string, who Who) []byte {
 	r, answer, err := c.carryOut(ctx, args, who)

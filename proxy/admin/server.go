@@ -92,6 +92,9 @@ func removeStale(path string) {
 // Client answers PROXY on the port of the data: it is for proxy.Config.Console.
 func (s *Server) Client(cmd proxy.ConsoleCommand) []byte { return s.console.Client(cmd) }
 
+// Operates is Console.Operates.
+func (s *Server) Operates(user string) bool { return s.console.Operates(user) }
+
 // Reload changes who may use the console, and AuthDelay. Listen, HTTPListen, HTTPTokenFile, Version and Log stay as they are. After an error, which is
 // Acceptable's, nothing has been changed.
 func (s *Server) Reload(cfg Config) error {
