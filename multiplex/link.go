@@ -190,7 +190,7 @@ func (k *Link) SubmitOwned(c Client, buf []byte, n int, flags Flags) {
 // front of anybody else's.
 func (k *Link) Barrier() {
 	nonce := newNonce()
-	k.SubmitSpecial(nil, resp.AppendCommand(nil, "ECHO", nonce), 0, &Special{
+	k.SubmitSpecial(nil, resp.AppendCommand(nil, "ECHO", nonce), Prompt, &Special{
 		Collect: true, Expect: resp.AppendBulk(nil, nonce), Done: func([]byte) {},
 	})
 }
