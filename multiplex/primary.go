@@ -27,6 +27,7 @@ type Primary struct {
 	log     *slog.Logger
 	changed func()
 	watch   *watch // nil: no sentinels
+	began   time.Time
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -43,13 +44,14 @@ type Primary struct {
 	term      atomic.Uint64 // the current one
 	since     atomic.Uint64 // the first one at this place
 	failovers atomic.Uint64
-	held      atomic.Bool // a failover has begun, and is not over
+	held      atomic.Bool  // a failover has begun, and is not over
+	toil      atomic.Int64 // when the upstream was last seen at something long, since began; 0: never
 }
 
 // PrimaryConfig is what a Primary is made of. Upstream is required.
 type PrimaryConfig struct {
 	Upstream *Upstream
-	// Changed is called, from any goroutine, when a term has ended: each Pool is to Renew.
+	// Changed is called, from any goroutine, when a term has ended: each Pool is to Follow.
 	Changed func()
 	// LogInterval is how often the log tells of the same sentinel that it cannot be used. Default 10 s.
 	LogInterval time.Duration
@@ -71,7 +73,7 @@ var (
 
 // NewPrimary returns a Primary. With sentinels, Follow has to run.
 func NewPrimary(cfg PrimaryConfig) *Primary {
-	p := &Primary{up: cfg.Upstream, log: cfg.Log, changed: cfg.Changed}
+	p := &Primary{up: cfg.Upstream, log: cfg.Log, changed: cfg.Changed, began: time.Now()}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
