@@ -75,9 +75,7 @@ func (p *Pool) look() {
 		}
 	}
 	if !p.primary.toiled(p.loop.Now(), p.responseTimeout/2) {
-		for _, k := range silent {
-			k.broke(errSilent)
-		}
+		breakAll(silent, errSilent)
 	}
 }
 

@@ -319,9 +319,9 @@ func (p *Pool) relieve() {
 	}
 	switch {
 	case idle != nil:
-		idle.drain()
+		idle.Drain()
 	case busy != nil && !making:
-		busy.drain()
+		busy.Drain()
 	}
 }
 
@@ -343,7 +343,7 @@ func (p *Pool) Writing() bool {
 func (p *Pool) Bypass() {
 	for k := range p.links {
 		if k.writing() {
-			k.drain()
+			k.Drain()
 		}
 	}
 }

@@ -334,15 +334,17 @@ func (k *Link) listen(line []byte) {
 // place, lanes take nothing new, and pins are not lent again.
 func (p *Pool) Follow() {
 	since, term := p.primary.since.Load(), p.primary.term.Load()
+	var elsewhere []*Link
 	for k := range p.links {
 		switch {
 		case k.state > draining || k.at.term >= term:
 		case k.at.term < since:
-			k.broke(errMoved)
+			elsewhere = append(elsewhere, k)
 		case k.kind == limits.Lane:
-			k.drain()
+			k.Drain()
 		}
 	}
+	breakAll(elsewhere, errMoved)
 	for i := len(p.idle) - 1; i >= 0; i-- {
 		if k := p.idle[i]; k.outdated() {
 			k.retire() // takes it out of idle

@@ -229,3 +229,23 @@ func TestWhatFreezesRedisBreaksNobodysConnection(t *testing.T) {
 		})
 	}
 }
+
+func TestALargeValueOnASlowLineIsNoSilence(t *testing.T) {
+	t.Parallel()
+	s := proxytest.Redis(t)
+	line := proxytest.NewLine(t, s.Addr())
+	cfg := proxytest.Config(t, s)
+	cfg.Upstream = parseUpstream(t, "redis://"+line.Addr())
+	cfg.UpstreamResponseTimeout = 500 * time.Millisecond
+	p := proxytest.Proxy(t, cfg)
+	c := proxytest.Dial(t, p.Addr())
+	expect(t, c, "SET k v", "+OK\r\n")
+	line.Worsen(2*time.Millisecond, false) // 32 KB each: some 16 MB a second at most
+	c.SetTimeout(3 * patience)
+	begin := time.Now()
+	c.Write(proxytest.Command("SET", "k", strings.Repeat("x", 48<<20)))
+	expectNext(t, c, "+OK\r\n")
+	if took := time.Since(begin); took < 2*cfg.UpstreamResponseTimeout {
+		t.Errorf("the line was not slow: it took %v", took)
+	}
+}
