@@ -129,7 +129,7 @@ func New(cfg Config) (*Server, error) {
 	s.learner = newLearner(commands, cfg.Log, s.install)
 	s.budget = limits.NewBudget(cfg.PoolSize, cfg.Loops, s.nudge)
 	s.primary = multiplex.NewPrimary(multiplex.PrimaryConfig{
-		Upstream: cfg.Upstream, Changed: s.renew, LogInterval: cfg.LogInterval, Log: cfg.Log,
+		Upstream: cfg.Upstream, Changed: s.follow, LogInterval: cfg.LogInterval, Log: cfg.Log,
 	})
 	if err := s.primary.Find(); err != nil {
 		return nil, &ConfigError{"upstream", cfg.Upstream.String(), err.Error()}
@@ -231,8 +231,8 @@ func (s *Server) nudge() {
 	}
 }
 
-// renew has every loop give up connections that may not lead to the primary any more.
-func (s *Server) renew() {
+// follow has every loop give up connections that may not lead to the primary any more.
+func (s *Server) follow() {
 	for _, w := range s.workers {
 		w.loop.Post(w.pool.Follow)
 	}

@@ -112,8 +112,7 @@ func (s *session) queue(c command) (raw []byte, answer answerer, sticky bool) {
 // slow takes note of a command that may keep EXEC from being answered at once. One that may block does not, in a
 // transaction.
 func (t *transaction) slow(how treatment) {
-	switch pace := how.pace(); {
-	case pace == multiplex.Long || how == unknown && t.pace != multiplex.Long:
+	if pace := how.pace(); pace == multiplex.Long || how == unknown && t.pace != multiplex.Long {
 		t.pace = pace
 	}
 }

@@ -121,14 +121,6 @@ func (s *Server) Addr() net.Addr {
 	return s.admin.ln.Addr()
 }
 
-// HTTPAddr returns where metrics and probes are served; nil: nowhere.
-func (s *Server) HTTPAddr() net.Addr {
-	if s.http == nil {
-		return nil
-	}
-	return s.httpLn.Addr()
-}
-
 // Start serves until Stop.
 func (s *Server) Start() {
 	if s.admin != nil {
