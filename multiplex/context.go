@@ -141,6 +141,10 @@ func (c *Context) granted() {
 
 // dialed receives the connection, or the reason why there is none.
 func (c *Context) dialed(est *established, err error) {
+	if err == nil && c.pool.held {
+		go c.pool.turnAway(est.nc, c.granted) // which waits for the end of that
+		return
+	}
 	var k *Link
 	if err == nil {
 		k, err = c.pool.newLink(est, c, limits.Lane)

@@ -54,12 +54,13 @@ type Actor struct {
 	RESP uint8
 }
 
-// job is a check, a command, or a question whether a command would be taken.
+// job is a check, a command, a question whether a command would be taken, or the order to close the connection.
 type job struct {
 	as    *Actor // nil: a check
 	raw   []byte
 	due   time.Time
 	probe bool // the command is not to be run
+	rest  bool // there is none: the connection is to be closed
 	done  func(reply []byte, err error)
 }
 
@@ -123,6 +124,12 @@ func (c *Control) submit(j *job) bool {
 // Renew has the connection replaced before it is used again. It may be called from any goroutine.
 func (c *Control) Renew() { c.stale.Store(true) }
 
+// Rest closes the connection, when the jobs before have been done, and then calls done, from another goroutine. A later job opens
+// another. It reports false if too many jobs wait.
+func (c *Control) Rest(done func()) bool {
+	return c.submit(&job{rest: true, done: func([]byte, error) { done() }})
+}
+
 // Run works until Stop is called.
 func (c *Control) Run() {
 	defer close(c.done)
@@ -158,6 +165,9 @@ func (c *Control) Stop() {
 
 func (c *Control) work(j *job) ([]byte, error) {
 	switch {
+	case j.rest:
+		c.hangUp()
+		return nil, nil
 	case time.Now().After(j.due):
 		return nil, errNoRoom // it has waited behind others for as long as it may
 	case j.as == nil:

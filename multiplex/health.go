@@ -9,9 +9,9 @@ import (
 	"github.com/redbouncer/redbouncer/multiplex/resp"
 )
 
-// An upstream that hangs, or a path to it that has gone without a word, is noticed by silence where an answer is due. What
-// may rightly take long does not count: a command that blocks or is not known, a script. And while a script runs, or what
-// else keeps Redis from answering at all, nobody's silence counts.
+// An upstream that hangs, or a path to it that has gone without a word, is noticed by silence where an answer is due: where
+// the oldest request is a Prompt one. A command that blocks or is not known may rightly take long. And while a script runs, or
+// what else keeps Redis from answering at all (a Long request), nobody's silence counts, on whatever loop.
 
 // Health is how the upstream stands, as a pool sees it.
 type Health struct {
@@ -38,9 +38,16 @@ const (
 
 // Watch has the pool look after its connections from now on.
 func (p *Pool) Watch() {
+	p.watching.Stop()
 	if p.responseTimeout > 0 {
-		p.loop.AfterFunc(min(max(p.responseTimeout/healthChecks, healthMost), healthLeast), p.look)
+		p.watching = p.loop.AfterFunc(min(max(p.responseTimeout/healthChecks, healthMost), healthLeast), p.look)
 	}
+}
+
+// SetResponseTimeout changes Config.ResponseTimeout, and has the pool look after its connections as often as that asks for.
+func (p *Pool) SetResponseTimeout(timeout time.Duration) {
+	p.responseTimeout = timeout
+	p.Watch()
 }
 
 // look breaks connections that are silent, and has those that are idle asked for a sign of life.
@@ -61,15 +68,41 @@ func (p *Pool) look() {
 			if k.kind == limits.Lane && k.state == serving && !k.noPing && quiet > p.responseTimeout/signsOfLife {
 				k.ping()
 			}
-		case k.queue.front().flags&Long != 0 && quiet > p.responseTimeout/2:
-			return
+		case quiet > p.responseTimeout/2 && k.toils():
+			p.primary.toils(p.loop.Now())
 		case k.queue.front().flags&Prompt != 0 && quiet > p.responseTimeout:
 			silent = append(silent, k)
 		}
 	}
-	for _, k := range silent {
-		k.broke(errSilent)
+	if !p.primary.toiled(p.loop.Now(), p.responseTimeout/2) {
+		breakAll(silent, errSilent)
 	}
+}
+
+// toils reports whether a request of this link may be what keeps the upstream from answering anybody. On a pin that is any
+// Long one, as Redis answers when it has done all that it has read. On a lane it is the oldest: with many clients there is
+// a script somewhere nearly always, and no hang would ever be noticed.
+func (k *Link) toils() bool {
+	if k.owner == nil {
+		return k.queue.front().flags&Long != 0
+	}
+	for i := range k.queue.len() {
+		if k.queue.at(i).flags&Long != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// toils takes note that the upstream may be at something long. It keeps it from answering the pools of all loops, which see
+// only their own.
+func (p *Primary) toils(now time.Time) { p.toil.Store(int64(now.Sub(p.began))) }
+
+// toiled reports whether it may have been so, to any pool's knowledge, within some time: when it is over, the answers to all
+// that has waited take a moment.
+func (p *Primary) toiled(now time.Time, within time.Duration) bool {
+	at := p.toil.Load()
+	return at != 0 && now.Sub(p.began)-time.Duration(at) <= within
 }
 
 var errSilent = errors.New("it has not answered within upstream-response-timeout")

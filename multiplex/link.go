@@ -191,7 +191,7 @@ func (k *Link) SubmitOwned(c Client, buf []byte, n int, flags Flags) {
 // front of anybody else's.
 func (k *Link) Barrier() {
 	nonce := newNonce()
-	k.SubmitSpecial(nil, resp.AppendCommand(nil, "ECHO", nonce), 0, &Special{
+	k.SubmitSpecial(nil, resp.AppendCommand(nil, "ECHO", nonce), Prompt, &Special{
 		Collect: true, Expect: resp.AppendBulk(nil, nonce), Done: func([]byte) {},
 	})
 }
@@ -451,8 +451,14 @@ func (k *Link) EOF() { k.hangup(errHungUp) }
 // HungUp implements eventloop.Handler.
 func (k *Link) HungUp() {}
 
-// Writable implements eventloop.Handler.
-func (k *Link) Writable() { k.flush() }
+// Writable implements eventloop.Handler: the upstream has taken some of what it had not been sent yet. While that is a part of
+// the oldest request, as of a large value on a slow line, no answer is due.
+func (k *Link) Writable() {
+	if k.queue.len() > 0 && !k.send.isSent(int(k.queue.front().size)) {
+		k.since = k.pool.loop.Now()
+	}
+	k.flush()
+}
 
 // Failed implements eventloop.Handler.
 func (k *Link) Failed(err error) { k.hangup(err) }
@@ -469,6 +475,19 @@ func (k *Link) hangup(err error) {
 
 // Break ends the link as if the upstream had: the stream of replies cannot be trusted any more.
 func (k *Link) Break(err error) { k.broke(err) }
+
+// breakAll ends links that break for one reason. First no context has one of them any more, so that what is sent again of the
+// one is not put on the other, and lost with it.
+func breakAll(links []*Link, err error) {
+	for _, k := range links {
+		if k.ctx.link == k {
+			k.ctx.link = nil
+		}
+	}
+	for _, k := range links {
+		k.broke(err)
+	}
+}
 
 // broke ends the link. Clients whose requests in flight only read have them sent again, once; the others are
 // told that they are lost. A client with nothing in flight does not notice, unless the link was its pin.
@@ -533,17 +552,14 @@ func (k *Link) salvage(err error) {
 	}
 }
 
-// Drain has the link take nothing new, and go once it has answered everything.
-func (k *Link) Drain() { k.drain() }
-
 // Abort closes a link that is draining as soon as only requests of clients that have gone are in flight on it.
 func (k *Link) Abort() {
 	k.aborted = true
 	k.settle()
 }
 
-// drain has the link take nothing new, and go once it has answered everything.
-func (k *Link) drain() {
+// Drain has the link take nothing new, and go once it has answered everything.
+func (k *Link) Drain() {
 	if k.state != serving {
 		return
 	}

@@ -112,7 +112,7 @@ func (p *Pool) ReleasePin(k *Link) {
 		return
 	}
 	k.owner, k.frames, k.raw, k.used = nil, nil, nil, p.loop.Now()
-	if k.stale || k.queue.len() > 0 || k.send.pending() || !k.framer.Between() || k.outdated() {
+	if p.held || k.stale || k.queue.len() > 0 || k.send.pending() || !k.framer.Between() || k.outdated() {
 		k.retire()
 		return
 	}

@@ -47,20 +47,21 @@ type Config struct {
 // belongs to the loop.
 type Pool struct {
 	// Static after construction.
-	loop            *eventloop.Loop
-	up              *Upstream
-	primary         *Primary
-	budget          *limits.Budget
-	responseTimeout time.Duration
-	pushed          func(*Context, []byte)
-	untracked       func(*Context)
-	log             *slog.Logger
-	opened, broken  func()
-	excused         func() bool
-	vanished        func(user string)
+	loop           *eventloop.Loop
+	up             *Upstream
+	primary        *Primary
+	budget         *limits.Budget
+	pushed         func(*Context, []byte)
+	untracked      func(*Context)
+	log            *slog.Logger
+	opened, broken func()
+	excused        func() bool
+	vanished       func(user string)
 
 	// Owned by the loop.
 	upstreamTimeout time.Duration
+	responseTimeout time.Duration
+	watching        *eventloop.Timer // of the next look
 	contexts        map[Key]*Context
 	creds           map[string]*credential
 	links           map[*Link]struct{}
@@ -179,9 +180,6 @@ func (p *Pool) forget(c *Context) {
 
 // SetUpstreamTimeout changes how long requests that are to be sent again wait, from the next one that begins to.
 func (p *Pool) SetUpstreamTimeout(timeout time.Duration) { p.upstreamTimeout = timeout }
-
-// SetResponseTimeout changes Config.ResponseTimeout.
-func (p *Pool) SetResponseTimeout(timeout time.Duration) { p.responseTimeout = timeout }
 
 // Flush writes what has been submitted since the last time, one write a connection. Only then does it make room
 // for others, so that a lane has served those who waited for it before it goes.
@@ -322,9 +320,9 @@ func (p *Pool) relieve() {
 	}
 	switch {
 	case idle != nil:
-		idle.drain()
+		idle.Drain()
 	case busy != nil && !making:
-		busy.drain()
+		busy.Drain()
 	}
 }
 
@@ -346,7 +344,7 @@ func (p *Pool) Writing() bool {
 func (p *Pool) Bypass() {
 	for k := range p.links {
 		if k.writing() {
-			k.drain()
+			k.Drain()
 		}
 	}
 }

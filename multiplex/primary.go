@@ -27,6 +27,7 @@ type Primary struct {
 	log     *slog.Logger
 	changed func()
 	watch   *watch // nil: no sentinels
+	began   time.Time
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -43,7 +44,8 @@ type Primary struct {
 	term      atomic.Uint64 // the current one
 	since     atomic.Uint64 // the first one at this place
 	failovers atomic.Uint64
-	held      atomic.Bool // a failover has begun, and is not over
+	held      atomic.Bool  // a failover has begun, and is not over
+	toil      atomic.Int64 // when the upstream was last seen at something long, since began; 0: never
 }
 
 // PrimaryConfig is what a Primary is made of. Upstream is required.
@@ -71,7 +73,7 @@ var (
 
 // NewPrimary returns a Primary. With sentinels, Follow has to run.
 func NewPrimary(cfg PrimaryConfig) *Primary {
-	p := &Primary{up: cfg.Upstream, log: cfg.Log, changed: cfg.Changed}
+	p := &Primary{up: cfg.Upstream, log: cfg.Log, changed: cfg.Changed, began: time.Now()}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -332,15 +334,17 @@ func (k *Link) listen(line []byte) {
 // place, lanes take nothing new, and pins are not lent again.
 func (p *Pool) Follow() {
 	since, term := p.primary.since.Load(), p.primary.term.Load()
+	var elsewhere []*Link
 	for k := range p.links {
 		switch {
 		case k.state > draining || k.at.term >= term:
 		case k.at.term < since:
-			k.broke(errMoved)
+			elsewhere = append(elsewhere, k)
 		case k.kind == limits.Lane:
-			k.drain()
+			k.Drain()
 		}
 	}
+	breakAll(elsewhere, errMoved)
 	for i := len(p.idle) - 1; i >= 0; i-- {
 		if k := p.idle[i]; k.outdated() {
 			k.retire() // takes it out of idle

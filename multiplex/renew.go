@@ -1,6 +1,10 @@
 package multiplex
 
-import "github.com/redbouncer/redbouncer/limits"
+import (
+	"net"
+
+	"github.com/redbouncer/redbouncer/limits"
+)
 
 // An operator may have all connections closed, or replaced by new ones, while clients go on.
 
@@ -10,14 +14,14 @@ func (p *Pool) Rest() {
 	for k := range p.links {
 		switch {
 		case k.kind == limits.Lane:
-			k.drain()
+			k.Drain()
 		case k.owner == nil && k.state == serving:
 			k.retire()
 		}
 	}
 }
 
-// Hold has no lane opened until it is called with false, and requests that are to be sent again wait for that, however long.
+// Hold has no lane opened, nor a pin kept that is given back, until it is called with false, and requests that are to be sent again wait for that, however long.
 func (p *Pool) Hold(held bool) {
 	p.held = held
 	for _, c := range p.contexts {
@@ -29,6 +33,13 @@ func (p *Pool) Hold(held bool) {
 			c.expireResend()
 		}
 	}
+}
+
+// turnAway closes a connection that has been opened too late, and then calls done on the loop. It runs in a goroutine of its
+// own, which ends within goodbye.
+func (p *Pool) turnAway(nc net.Conn, done func()) {
+	hangUp(nc)
+	p.loop.Post(done)
 }
 
 // Resending returns how many requests of each client are to be sent again.

@@ -220,3 +220,45 @@ func TestNothingIsSentAgainForClientsThatHaveGone(t *testing.T) {
 		b< +2\r\n
 	`)
 }
+
+// What a lane that drains leaves behind goes on the one that has taken over, if that does not break for the same reason.
+func TestReadsOfALaneThatDrainsSurviveTheSilenceOfBoth(t *testing.T) {
+	for range 4 { // in whatever order they break
+		s := newStage(t, settings{})
+		s.play(`
+			a: open
+			up1: handshake
+			a: linked
+		`)
+		read := func(name, key string) {
+			c := s.client(name)
+			s.do(func() { c.submit(resp.AppendCommand(nil, "GET", key), multiplex.Safe|multiplex.Prompt) })
+		}
+		read("a", "one")
+		s.play("up1> GET one")
+		s.do(func() { s.client("a").ctx.Link().Drain() })
+		read("b", "two")
+		s.play(`
+			up2: handshake
+			up2> GET two
+		`)
+		time.Sleep(20 * time.Millisecond)
+		s.do(func() { s.pool.SetResponseTimeout(15 * time.Millisecond) })
+		s.play(`
+			up1> (end)
+			up2> (end)
+			up3: handshake
+		`)
+		s.do(func() { s.pool.SetResponseTimeout(0) })
+		c, err := s.redis.conn(3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // in whatever order they are sent again
+			words, err := c.command()
+			if err != nil || len(words) != 2 || words[0] != "GET" {
+				t.Fatalf("got %q, %v", words, err)
+			}
+		}
+	}
+}

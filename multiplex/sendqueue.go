@@ -51,6 +51,10 @@ type segment struct {
 	answered int    // how much of b has been answered
 }
 
+// reusable reports whether b is a segment's own memory, for other requests to be copied into. Of a request that was given
+// away it is not, whatever its size: that is part of whole, which is kept for something else.
+func (s *segment) reusable() bool { return s.whole == nil }
+
 // sendQueue holds the requests of a link from the moment they are submitted until they are answered, so that
 // those that only read can be sent again if the link breaks. A request lies in one segment as a whole. A segment
 // that has been answered is there only if it is the last one, to be used again.
@@ -140,7 +144,7 @@ func (q *sendQueue) answer(n int) {
 
 // recycle empties the front segment, which has been answered, or gives it up.
 func (q *sendQueue) recycle() {
-	if s := &q.segs[0]; len(q.segs) == 1 && cap(s.b) == segmentSize {
+	if s := &q.segs[0]; len(q.segs) == 1 && s.reusable() {
 		s.b, s.sent, s.answered = s.b[:0], 0, 0
 		return
 	}
@@ -149,10 +153,12 @@ func (q *sendQueue) recycle() {
 
 // drop gives up the front segment.
 func (q *sendQueue) drop() {
-	if b := q.segs[0].b; cap(b) == segmentSize && len(q.spare.segments) < spareSegments {
-		q.spare.segments = append(q.spare.segments, b[:0])
+	switch s := &q.segs[0]; {
+	case !s.reusable():
+		q.spare.putLarge(s.whole)
+	case len(q.spare.segments) < spareSegments:
+		q.spare.segments = append(q.spare.segments, s.b[:0])
 	}
-	q.spare.putLarge(q.segs[0].whole)
 	n := copy(q.segs, q.segs[1:])
 	q.segs[n] = segment{}
 	q.segs = q.segs[:n]

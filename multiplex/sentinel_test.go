@@ -65,6 +65,7 @@ func TestWhatIsWrongWithAURLOfSentinelsIsSaidWithoutItsPassword(t *testing.T) {
 		"redis+sentinel://me:secret@a/m/1/2":                      "nothing else",
 		"redis+sentinel://me:se%cret@a/m":                         "escape",
 		"redis+sentinel://me:secret@a/m?db=1":                     "no such option",
+		"redis+sentinel://a/m?sentinel-password=se%zzcret":        "the query is not written as in a URL",
 		"redis+sentinel://me:secret@a/m?sentinel-user=u":          "needs sentinel-password",
 		"redis+sentinel://me:secret@a/m?sentinel_password=secret": "no such option",
 	} {

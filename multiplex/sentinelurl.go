@@ -115,7 +115,11 @@ func parseSentinelURL(rest string, secure bool) (*Upstream, error) {
 		w.tls = u.tls
 	}
 	u.addr = w.master + "@" + strings.Join(w.sentinels, ",")
-	return u, w.options(parsed.Query())
+	query, err := url.ParseQuery(parsed.RawQuery)
+	if err != nil {
+		return nil, errors.New("the query is not written as in a URL: escape special characters as %XX")
+	}
+	return u, w.options(query)
 }
 
 var errNoMasterName = errors.New("the name of the master is missing: it comes behind the sentinels, as in /mymaster")

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -56,7 +57,7 @@ func ParseUpstream(raw string) (*Upstream, error) {
 	opt, err := redis.ParseURL(raw)
 	if err != nil {
 		return nil, fmt.Errorf("want redis://[user:password@]host:port/db, rediss://... or unix://path: %w",
-			withoutSecrets(err))
+			whatIsWrong(raw))
 	}
 	return &Upstream{
 		network: opt.Network, addr: opt.Addr, user: opt.Username, password: opt.Password, db: opt.DB,
@@ -64,13 +65,27 @@ func ParseUpstream(raw string) (*Upstream, error) {
 	}, nil
 }
 
-// withoutSecrets drops the URL from an error of the URL parser, which repeats it, password and all.
-func withoutSecrets(err error) error {
-	var urlErr interface{ Unwrap() error }
-	if errors.As(err, &urlErr) && urlErr.Unwrap() != nil {
-		return urlErr.Unwrap()
+// whatIsWrong says what is wrong with a URL that go-redis does not take, without quoting any of it: where it is not written as it should be, a piece of a
+// password may stand anywhere.
+func whatIsWrong(raw string) error {
+	parsed, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return errors.New("it is not written as a URL: escape special characters of user and password as %XX, as / by %2F and @ by %40")
+	case parsed.Scheme != "redis" && parsed.Scheme != "rediss" && parsed.Scheme != "unix":
+		return errors.New("it begins with none of these")
+	case parsed.Scheme == "unix" && parsed.Path == "":
+		return errors.New("the path of the socket is missing")
+	case parsed.Scheme != "unix" && !isNumber(strings.Trim(parsed.Path, "/")):
+		return errors.New("the database at its end is not a number")
 	}
-	return err
+	return errors.New("there is an option in its query that is not known, or has no such value")
+}
+
+// isNumber reports whether s is a number, or nothing.
+func isNumber(s string) bool {
+	_, err := strconv.Atoi(s)
+	return s == "" || err == nil
 }
 
 // nameable replaces the characters that Redis does not accept in a client's name.

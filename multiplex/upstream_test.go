@@ -49,6 +49,7 @@ func TestAnUpstreamIsReadFromItsURL(t *testing.T) {
 
 func TestErrorsOfAnURLDoNotRepeatThePassword(t *testing.T) {
 	for _, url := range []string{
+		"redis://:secret/x@h", "redis://:7/secret@h", "unix://?x=secret", "redis://:se%zzsecret@h",
 		"redis://me:secret@h:port", "redis://me:secret@h/x", "http://me:secret@h", "me:secret@h", "redis://me:secret@h%zz", "redis://me:secret@h?what=x", "://me:secret@h", "redis://me:secret@[::1",
 	} {
 		up, err := multiplex.ParseUpstream(url)

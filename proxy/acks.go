@@ -35,7 +35,7 @@ func (s *session) waitForAcks(c command) bool {
 func (s *session) submitWait(link *multiplex.Link, c command, done func()) {
 	var refused []byte
 	publish := resp.AppendCommand(nil, "PUBLISH", "redbouncer:wait", "")
-	link.SubmitSpecial(nil, publish, 0, &multiplex.Special{Collect: true, Done: func(reply []byte) {
+	link.SubmitSpecial(nil, publish, multiplex.Prompt, &multiplex.Special{Collect: true, Done: func(reply []byte) {
 		if isErrorReply(reply) {
 			refused = bytes.Clone(reply)
 		}

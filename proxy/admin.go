@@ -47,13 +47,11 @@ func (s *session) ask(c command, link *multiplex.Link) {
 	if raw == nil {
 		raw = c.Bytes()
 	}
-	flags := multiplex.Flags(0)
+	safe := multiplex.Flags(0)
 	if q.safe {
-		flags = multiplex.Safe
+		safe = multiplex.Safe
 	}
-	sp := s.collectLater(q.answer) // looks at what mute changes
-	link.SubmitSpecial(s, raw, flags|s.mute(), sp)
-	s.inFlight++
+	s.submitRaw(link, raw, safe, s.collectLater(q.answer))
 	s.bar()
 }
 

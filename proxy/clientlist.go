@@ -89,7 +89,7 @@ func (s *session) listClients(c command, link *multiplex.Link) question {
 	sample := ""
 	if id, ok := upstreamID(link); ok && (s.pin == nil || s.pin.tx == nil) {
 		ask := resp.AppendCommand(nil, "CLIENT", "LIST", "ID", strconv.FormatInt(id, 10))
-		link.SubmitSpecial(s, ask, multiplex.Safe, &multiplex.Special{
+		link.SubmitSpecial(s, ask, multiplex.Safe|multiplex.Prompt, &multiplex.Special{
 			Collect: true, Done: func(reply []byte) { sample = lineIn(reply) },
 		})
 	}

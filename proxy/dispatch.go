@@ -255,16 +255,26 @@ func (s *session) share(c command, sp *multiplex.Special) bool {
 	return true
 }
 
-// submit sends a command on a link.
+// pace says how soon a command is answered, as treatment.pace does. Redis answers what it has read in one go at once, so
+// that all commands of a block are answered as late as its EXEC.
+func (s *session) pace(c command) multiplex.Flags {
+	switch how := c.row.how; {
+	case s.block > 0 && s.blockScript:
+		return multiplex.Long
+	case how == exec && s.pin != nil && s.pin.tx != nil:
+		return s.pin.tx.pace
+	case how == blockOption && !mentions(c, "BLOCK"):
+		return multiplex.Prompt
+	default:
+		return how.pace()
+	}
+}
+
+// submit sends a command on a link. What is sent in the place of a command has submitRaw.
 func (s *session) submit(link *multiplex.Link, c command, sp *multiplex.Special) {
-	flags := s.mute()
-	switch c.row.how {
-	case read:
-		flags |= multiplex.Safe | multiplex.Prompt
-	case share:
-		flags |= multiplex.Prompt
-	case script, flush, exec:
-		flags |= multiplex.Long
+	flags := s.mute() | s.pace(c)
+	if c.row.how == read {
+		flags |= multiplex.Safe
 	}
 	raw := c.Bytes()
 	if s.tracks != nil && sp == nil {

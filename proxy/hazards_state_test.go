@@ -315,3 +315,46 @@ func TestNotificationsOfChangesToKeysNameTheRightDatabase(t *testing.T) {
 		sub< *4\r\n$8\r\npmessage\r\n$16\r\n__keyspace@*__:k\r\n$16\r\n__keyspace@0__:k\r\n$3\r\ndel
 	`)
 }
+
+// Memory that one client's command was sent from is used for the next command, of whomever. It must have one use only: here, a
+// command of just the size of a segment is the front of a large buffer, and both sorts are kept.
+func TestAValueIsStoredAsItWasSentWhateverOthersSendMeanwhile(t *testing.T) {
+	s, p := redisAndProxy(t, func(c *proxy.Config) { c.Loops = 1 })
+	first, large, many := proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr()), proxytest.Dial(t, p.Addr())
+	for _, c := range []*proxytest.Conn{first, large, many} {
+		expect(t, c, "PING", "+PONG\r\n")
+	}
+	unknown := proxytest.Command("NOSUCH", strings.Repeat("x", 3<<19)) // goes on a pin, and leaves its buffer to its client
+	around := len(proxytest.Command("SET", "k", strings.Repeat("y", 60000))) - 60000
+	segment := proxytest.Command("SET", "k", strings.Repeat("y", 64<<10-around))
+	sets := func(n, size int) string {
+		return strings.Repeat(proxytest.Command("SET", "k", strings.Repeat("z", size)), n)
+	}
+
+	first.Write(unknown[:len(unknown)-1000])
+	time.Sleep(100 * time.Millisecond)
+	first.Write(unknown[len(unknown)-1000:] + segment)
+	if got := string(first.ReadReply()); !strings.HasPrefix(got, "-ERR unknown command") {
+		t.Fatalf("%.60q", got)
+	}
+	expectNext(t, first, "+OK\r\n")
+	first.Write(sets(100, 2000)) // more than one segment
+	for range 100 {
+		expectNext(t, first, "+OK\r\n")
+	}
+
+	value := strings.Repeat("v", 1200<<10)
+	set := proxytest.Command("SET", "large", value)
+	large.Write(set[:len(set)/2])
+	time.Sleep(100 * time.Millisecond)
+	s.Freeze()
+	many.Write(sets(900, 1000))
+	time.Sleep(100 * time.Millisecond)
+	large.Write(set[len(set)/2:])
+	time.Sleep(100 * time.Millisecond)
+	s.Thaw()
+	expectNext(t, large, "+OK\r\n")
+	if got := s.Client().Get(t.Context(), "large").Val(); got != value {
+		t.Errorf("%d bytes are stored that are not those that were sent", len(got))
+	}
+}

@@ -41,6 +41,7 @@ import (
 //	a command prepares for the next one    TestStateThatTheProxyDoesNotFollowIsNeverOnASharedConnection
 //	field sets of HIMPORT, unknown state   TestStateThatTheProxyDoesNotFollowIsNeverOnASharedConnection, TestTheUpstreamTakesACommandOffTheLanesAndPutsNoneOnThem
 //	reads that do not count                TestReadsWithoutATouchAreOnlyThoseOfWhoAskedForIt
+//	memory outlives its command            TestAValueIsStoredAsItWasSentWhateverOthersSendMeanwhile, multiplex.TestRequestsComeBackFromASendQueueAsTheyWentIn
 //	state outlives its client              TestWhatValkeyClientsSayOfThemselvesGoesWithThem, multiplex.TestAPinThatIsNotProvablyCleanIsClosed
 //	what a client caches has changed       TestClientsAreToldOfChangesToWhatTheyHaveReadAndOfNoOthers, TestWhenTheConnectionThatTracksBreaksItsClientsAreToldThatAllMayHaveChanged, TestChangesAreToldToTheClientThatTheyAreRedirectedTo
 //	scripts are forgotten                  TestAScriptThatIsNotThereAnyMoreIsReportedToEveryClient

@@ -19,7 +19,7 @@ func (s *session) identify(c command, link *multiplex.Link) {
 	if raw == nil {
 		s.submit(link, c, s.collect(answer))
 	} else {
-		s.submitRaw(link, raw, s.collect(answer))
+		s.submitRaw(link, raw, multiplex.Safe, s.collect(answer))
 	}
 	if s.pin != nil || raw != nil {
 		s.bar() // what follows may depend on it
@@ -34,9 +34,10 @@ func (s *session) collect(change func(reply []byte) []byte) *multiplex.Special {
 	return s.collectLater(atOnce(change))
 }
 
-// submitRaw sends another command in the place of the client's.
-func (s *session) submitRaw(link *multiplex.Link, raw []byte, sp *multiplex.Special) {
-	link.SubmitSpecial(s, raw, multiplex.Safe|s.mute(), sp)
+// submitRaw sends another command in the place of the client's: one that is answered at once. Safe is multiplex.Safe or
+// nothing.
+func (s *session) submitRaw(link *multiplex.Link, raw []byte, safe multiplex.Flags, sp *multiplex.Special) {
+	link.SubmitSpecial(s, raw, safe|multiplex.Prompt|s.mute(), sp)
 	s.inFlight++
 }
 

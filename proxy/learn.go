@@ -87,9 +87,9 @@ func (l *learner) ask(link *multiplex.Link, now time.Time) {
 	change := l.changes
 	l.mu.Unlock()
 	var info []byte
-	link.SubmitSpecial(nil, resp.AppendCommand(nil, append([]string{"COMMAND", "INFO"}, strings.Fields(essential)...)...), 0,
+	link.SubmitSpecial(nil, resp.AppendCommand(nil, append([]string{"COMMAND", "INFO"}, strings.Fields(essential)...)...), multiplex.Prompt,
 		&multiplex.Special{Collect: true, Done: func(reply []byte) { info = reply }})
-	link.SubmitSpecial(nil, resp.AppendCommand(nil, "COMMAND"), 0,
+	link.SubmitSpecial(nil, resp.AppendCommand(nil, "COMMAND"), multiplex.Prompt,
 		&multiplex.Special{Collect: true, Done: func(reply []byte) { go l.answered(change, user, reply, info) }})
 }
 

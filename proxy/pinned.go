@@ -120,7 +120,7 @@ func (s *session) onPin(c command) bool {
 	case multi:
 		s.submit(p.link, c, &multiplex.Special{Done: func(head []byte) {
 			if head[0] == '+' {
-				p.tx = &transaction{}
+				p.tx = &transaction{pace: multiplex.Prompt}
 			}
 		}})
 	case watch:

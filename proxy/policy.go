@@ -124,7 +124,7 @@ func (s *session) refuse(c command) bool {
 	refusal := c.row.refusal
 	if p := s.pin; p != nil && p.tx != nil {
 		// A command without its arguments, in its place, has Redis abort the transaction, as its own errors would.
-		s.submitRaw(p.link, resp.AppendCommand(nil, "GET"), s.collect(func(reply []byte) []byte {
+		s.submitRaw(p.link, resp.AppendCommand(nil, "GET"), multiplex.Safe, s.collect(func(reply []byte) []byte {
 			if !isErrorReply(reply) {
 				p.link.Break(errStuck)
 			}
@@ -157,7 +157,7 @@ func (s *session) refuseStranger(refusal []byte) bool {
 	} else if link = s.lane(); link == nil {
 		return false
 	}
-	s.submitRaw(link, resp.AppendCommand(nil, "PING"), s.collect(func(reply []byte) []byte {
+	s.submitRaw(link, resp.AppendCommand(nil, "PING"), multiplex.Safe, s.collect(func(reply []byte) []byte {
 		if isErrorReply(reply) {
 			return reply
 		}

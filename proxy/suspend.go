@@ -67,6 +67,7 @@ func (s *Server) Pause(ctx context.Context, length time.Duration) (note string, 
 		return "", err
 	}
 	_ = s.visit(ctx, (*worker).rest)
+	s.restControl(ctx)
 	s.awaitClosing(ctx)
 	if !s.op.become(pausing, held) {
 		return "", errors.New("the pause has ended before everything was answered")
@@ -126,6 +127,17 @@ func (s *Server) quiesce(ctx context.Context, deadline time.Time) (unfinished, e
 		case <-ctx.Done():
 			return sum, fmt.Errorf("not paused, clients go on: %d commands are still in flight, %d of them in transactions, and %d "+
 				"that block: PROXY SHOW PINS and PROXY SHOW LANES list them", sum.busy+sum.blocked, sum.transactions, sum.blocked)
+		}
+	}
+}
+
+// restControl closes the control connection, and waits for that.
+func (s *Server) restControl(ctx context.Context) {
+	closed := make(chan struct{})
+	if s.control.Rest(func() { close(closed) }) {
+		select {
+		case <-closed:
+		case <-ctx.Done():
 		}
 	}
 }

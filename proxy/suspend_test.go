@@ -516,3 +516,34 @@ func TestAPauseThatIsGivenMoreTimeHasIt(t *testing.T) {
 		resumes(t, p) // it would say that there is no pause
 	}
 }
+
+// Redis is restarted during a pause: no connection may be left that leads to what it was before.
+func TestAPauseLeavesNoConnectionOpenAndOpensNone(t *testing.T) {
+	t.Parallel()
+	s := proxytest.Redis(t, "--requirepass", "secret")
+	line := proxytest.NewLine(t, s.Addr())
+	cfg := proxytest.Config(t, s)
+	cfg.Upstream = parseUpstream(t, "redis://"+line.Addr())
+	cfg.Loops = 1
+	p := proxytest.Proxy(t, cfg)
+	c := proxytest.Dial(t, p.Addr())
+	expect(t, c, "AUTH secret", "+OK\r\n") // on the control connection
+	expect(t, c, "PING", "+PONG\r\n")
+	line.Worsen(300*time.Millisecond, false)
+	c.Send("SELECT", "3")
+	time.Sleep(100 * time.Millisecond) // its lane is being opened
+	pauses(t, p, "")
+	for begin := time.Now(); time.Since(begin) < 2*time.Second; time.Sleep(10 * time.Millisecond) {
+		if st := p.Stats(); st.Lanes > 0 {
+			t.Fatalf("a lane has been opened: %+v", st)
+		}
+	}
+	line.Worsen(0, false)
+	resumes(t, p)
+	expectNext(t, c, "+OK\r\n")
+	expect(t, c, "GET k", "$-1\r\n")
+	pauses(t, p, "")
+	if st := p.Stats(); st.Upstream > 0 {
+		t.Errorf("a connection is left: %+v", st)
+	}
+}

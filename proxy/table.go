@@ -3,6 +3,8 @@ package proxy
 import (
 	"slices"
 	"strings"
+
+	"github.com/redbouncer/redbouncer/multiplex"
 )
 
 // row is what the table says of a command or subcommand. It does not change once it is in a table.
@@ -31,6 +33,18 @@ func (t treatment) looks() bool {
 		return true
 	}
 	return false
+}
+
+// pace says how soon commands of a treatment are answered by an upstream that is well. Zero: as soon as others see fit, or
+// nobody knows.
+func (t treatment) pace() multiplex.Flags {
+	switch t {
+	case unknown, block, blockOption, waitAcks, stick, relay:
+		return 0
+	case script, flush, own, once, reload:
+		return multiplex.Long
+	}
+	return multiplex.Prompt
 }
 
 // shared reports whether the command goes on a lane whatever its arguments are.

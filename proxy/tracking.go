@@ -245,7 +245,7 @@ func (s *session) trackOnPin(c command, raw []byte, to redirection) {
 	p := s.pin
 	off := c.Len() > 2 && isWord(c.Arg(2), "OFF")
 	follow := p.follow(c)
-	p.link.SubmitSpecial(s, raw, s.mute(), &multiplex.Special{Done: func(head []byte) {
+	s.submitRaw(p.link, raw, 0, &multiplex.Special{Done: func(head []byte) {
 		if head[0] == '-' {
 			return
 		}
@@ -258,5 +258,4 @@ func (s *session) trackOnPin(c command, raw []byte, to redirection) {
 			s.setContext(key)
 		}
 	}})
-	s.inFlight++
 }

@@ -11,6 +11,7 @@ import (
 // whole, or that has state in its body.
 type transaction struct {
 	queued  int
+	pace    multiplex.Flags  // how soon EXEC is answered: see treatment.pace
 	sticky  bool             // once it has been executed, state will be left that we do not follow
 	answers map[int]answerer // what makes the client's reply of the upstream's, by place in the queue
 }
@@ -45,8 +46,7 @@ func (s *session) inTransaction(c command) bool {
 		}
 	}}
 	if raw != nil {
-		p.link.SubmitSpecial(s, raw, s.mute(), sp)
-		s.inFlight++
+		s.submitRaw(p.link, raw, 0, sp)
 		return true
 	}
 	c.row = transactionRow
@@ -61,13 +61,14 @@ const noRedirectInTransaction = "-ERR CLIENT TRACKING with REDIRECT is not possi
 // spoil answers a command that cannot be in a transaction. The upstream gets one that is wrong, so that it refuses the
 // transaction.
 func (s *session) spoil(text string) bool {
-	s.submitRaw(s.pin.link, resp.AppendCommand(nil, "GET"), s.collect(func([]byte) []byte { return []byte(text) }))
+	s.submitRaw(s.pin.link, resp.AppendCommand(nil, "GET"), multiplex.Safe, s.collect(func([]byte) []byte { return []byte(text) }))
 	return true
 }
 
 // queue says how a command is sent between MULTI and EXEC: as what, if not as it is; what becomes of its reply; and
 // whether it leaves state behind.
 func (s *session) queue(c command) (raw []byte, answer answerer, sticky bool) {
+	s.pin.tx.slow(c.row.how)
 	switch c.row.how {
 	case share:
 		if change := s.reached(c); c.row.publishes && change != nil {
@@ -102,6 +103,14 @@ func (s *session) queue(c command) (raw []byte, answer answerer, sticky bool) {
 		})
 	}
 	return raw, answer, sticky
+}
+
+// slow takes note of a command that may keep EXEC from being answered at once. One that may block does not, in a
+// transaction.
+func (t *transaction) slow(how treatment) {
+	if pace := how.pace(); pace == multiplex.Long || how == unknown && t.pace != multiplex.Long {
+		t.pace = pace
+	}
 }
 
 func (t *transaction) add(answer answerer, sticky bool) {

@@ -170,9 +170,6 @@ func (c *Conn) setPaused(paused bool) {
 	c.updateInterest()
 }
 
-// Paused reports whether reading is paused.
-func (c *Conn) Paused() bool { return c.paused }
-
 // WriteLast writes what is the last that the peer gets, and then does what CloseWrite does, which is less work in one go.
 // B is to fit the socket's buffer: what does not is lost. It may be empty.
 func (c *Conn) WriteLast(b []byte) error {

@@ -132,14 +132,6 @@ func (s *Server) Addr() net.Addr {
 	return s.admin.ln.Addr()
 }
 
-// HTTPAddr returns where the page, metrics and probes are served; nil: nowhere.
-func (s *Server) HTTPAddr() net.Addr {
-	if s.web == nil {
-		return nil
-	}
-	return s.web.ln.Addr()
-}
-
 // Start serves until Stop.
 func (s *Server) Start() {
 	for _, d := range s.doors {
