@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -38,21 +39,21 @@ func TestNothingIsLostThroughTheProgramWhateverBreaks(t *testing.T) {
 	t.Run("through the proxy", func(t *testing.T) {
 		w := startChaos(t, duration, seed)
 		file := writeFile(t, fmt.Sprintf(chaosSettings, 10, 1024))
-		p := startReloadable(t, file, "--upstream", w.servers.URL(), "--listen", "127.0.0.1:0")
-		rest := p.drainLog()
+		p := startReplaceable(t, w.servers, "--config", file, "--listen", "127.0.0.1:0")
 		w.kinds = append(w.kinds,
 			mishap{"reload", func() {
 				replace(t, file, fmt.Sprintf(chaosSettings, 5+w.rnd.IntN(10), 64+w.rnd.IntN(1000)))
-				must(t, p.cmd.Process.Signal(syscall.SIGHUP))
+				p.signal(syscall.SIGHUP)
 			}},
+			mishap{"replacement", func() { p.gone(p.upgrade()) }},
 		)
 		before := p.gauges()
 		w.run(proxytest.WritersConfig{Addr: func() (string, error) { return p.addr, nil }})
-		p.client.Close()
 		p.clean(before)
-		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
-		if log := rest(); strings.Contains(log, "panic") {
-			t.Error(log)
+		p.signal(syscall.SIGTERM)
+		p.gone(p.pid)
+		if log, err := os.ReadFile(p.log); err != nil || strings.Contains(string(log), "panic") {
+			t.Errorf("%v: %s", err, log)
 		}
 	})
 	if duration >= chaosLong {
@@ -279,21 +280,8 @@ func (w *chaos) tell(command ...string) {
 	}
 }
 
-// drainLog reads the log to its end, so that the program does not wait for us. The returned function waits for that.
-func (p *process) drainLog() (rest func() string) {
-	done := make(chan string)
-	go func() {
-		var rest strings.Builder
-		for p.log.Scan() {
-			fmt.Fprintln(&rest, p.log.Text())
-		}
-		done <- rest.String()
-	}()
-	return func() string { return <-done }
-}
-
 // gauges returns the gauges of /metrics.
-func (r *reloadable) gauges() map[string]float64 {
+func (r *replaceable) gauges() map[string]float64 {
 	r.t.Helper()
 	reply, err := http.Get("http://" + r.pages + "/metrics")
 	must(r.t, err)
@@ -311,7 +299,7 @@ func (r *reloadable) gauges() map[string]float64 {
 }
 
 // clean waits until nothing is left of all clients: no place, no connection, no goroutine and no descriptor.
-func (r *reloadable) clean(before map[string]float64) {
+func (r *replaceable) clean(before map[string]float64) {
 	r.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		now := r.gauges()

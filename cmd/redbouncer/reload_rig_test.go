@@ -15,7 +15,6 @@ type reloadable struct {
 	*process
 	file     string
 	addr     string
-	pages    string // where metrics are
 	operator *proxytest.Conn
 	client   *proxytest.Conn
 	visits   int
@@ -29,7 +28,6 @@ func startReloadable(t *testing.T, file string, args ...string) *reloadable {
 	}, args...)...)
 	r := &reloadable{process: p, file: file}
 	r.operator = proxytest.Dial(t, p.logged("console is served")["admin-listen"].(string))
-	r.pages = p.logged("metrics and probes are served")["http-listen"].(string)
 	r.addr = p.logged("listening")["listen"].(string)
 	p.logged("redbouncer is ready")
 	r.client = proxytest.Dial(t, r.addr)

@@ -26,10 +26,11 @@ type replaceable struct {
 	pid   int    // of the process that serves
 	addr  string
 	admin string
+	pages string // where metrics are
 }
 
 // startReplaceable starts the program from a file of its own, in front of s. It is killed at the end of the test.
-func startReplaceable(t *testing.T, s *proxytest.Server, args ...string) *replaceable {
+func startReplaceable(t *testing.T, s interface{ URL() string }, args ...string) *replaceable {
 	t.Helper()
 	dir := t.TempDir()
 	r := &replaceable{t: t, path: filepath.Join(dir, "redbouncer"), log: filepath.Join(dir, "log")}
@@ -67,6 +68,7 @@ func (r *replaceable) startAs(cmd *exec.Cmd) {
 		}
 	})
 	r.admin, _ = r.logged("console is served")["admin-listen"].(string)
+	r.pages, _ = r.logged("metrics and probes are served")["http-listen"].(string)
 	r.addr, _ = r.logged("listening")["listen"].(string)
 	r.logged("redbouncer is ready")
 }
