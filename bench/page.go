@@ -109,7 +109,7 @@ func (r *report) Sections() (all []section) {
 		all = append(all, section{Title: "leak: how long after its beginning each leak was named", Grid: leakGrid(r)})
 	}
 	if len(r.Soaks) > 0 {
-		all = append(all, section{Title: "soak: " + soakLoad.Name + ", first and last quarter", Grid: soakGrid(r)})
+		all = append(all, section{Title: "soak: " + soakLoad.Name + ", and visitors, at the end of each quarter", Grid: soakGrid(r)})
 	}
 	return all
 }

@@ -108,6 +108,15 @@ func parseIO(text []byte) (calls int64) {
 // residentMemory is the resident set of a process, in bytes.
 func residentMemory(pid int) (int64, error) { return memoryLine(pid, "VmRSS") }
 
+// openFiles is how many descriptors a process has open.
+func openFiles(pid int) (int, error) {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0, errNotMeasured
+	}
+	return len(entries), nil
+}
+
 // peakMemory is the largest that the resident set has been since forgetPeak.
 func peakMemory(pid int) (int64, error) { return memoryLine(pid, "VmHWM") }
 
