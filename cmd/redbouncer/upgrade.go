@@ -184,18 +184,15 @@ func (n *nextProgram) wait() {
 
 // offer hands the listeners over, and waits until the next program says that it is ready.
 func (u *upgrader) offer(ctx context.Context, next *nextProgram) error {
-	offer := handover.Offer{Version: handover.Version}
+	listeners, sockets, err := u.listeners()
+	defer closeAll(sockets)
+	if err != nil {
+		return err
+	}
+	offer := handover.Offer{Version: handover.Version, Listeners: listeners}
 	var fds []int
-	for _, of := range []func() ([]handover.Listener, []*os.File, error){u.proxy.Listeners, u.operators.Listeners} {
-		listeners, sockets, err := of()
-		for _, f := range sockets {
-			defer f.Close()
-			fds = append(fds, int(f.Fd()))
-		}
-		if err != nil {
-			return err
-		}
-		offer.Listeners = append(offer.Listeners, listeners...)
+	for _, f := range sockets {
+		fds = append(fds, int(f.Fd()))
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		next.line.SetDeadline(deadline)
@@ -203,8 +200,24 @@ func (u *upgrader) offer(ctx context.Context, next *nextProgram) error {
 	if err := next.line.Send(handover.OfferKind, &offer, fds...); err != nil {
 		return err
 	}
-	_, err := next.line.Expect(handover.ReadyKind, &handover.Ready{})
+	_, err = next.line.Expect(handover.ReadyKind, &handover.Ready{})
 	return err
+}
+
+// listeners returns all listening sockets, which the caller closes, and what they are.
+func (u *upgrader) listeners() ([]handover.Listener, []*os.File, error) {
+	listeners, sockets, err := u.proxy.Listeners()
+	if err != nil {
+		return nil, sockets, err
+	}
+	more, others, err := u.operators.Listeners()
+	return append(listeners, more...), append(sockets, others...), err
+}
+
+func closeAll(sockets []*os.File) {
+	for _, f := range sockets {
+		_ = f.Close()
+	}
 }
 
 // endTimeout is how long a program that has hung up, or has been killed, may take to end.

@@ -83,10 +83,10 @@ func (l *Line) Send(kind Kind, record any, fds ...int) error {
 	if len(body) > maxRecord || len(fds) > maxDescriptors {
 		return fmt.Errorf("a record of %d bytes and %d descriptors is too large to be handed over", len(body), len(fds))
 	}
-	head := make([]byte, header, header+len(body))
-	binary.BigEndian.PutUint32(head, uint32(len(body)))
-	head[4], head[5] = byte(kind), byte(len(fds))
-	raw := append(head, body...)
+	raw := make([]byte, header, header+len(body))
+	binary.BigEndian.PutUint32(raw, uint32(len(body)))
+	raw[4], raw[5] = byte(kind), byte(len(fds))
+	raw = append(raw, body...)
 	var rights []byte
 	if len(fds) > 0 {
 		rights = syscall.UnixRights(fds...)

@@ -3,6 +3,7 @@
 package handover_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ func TestRecordsArriveWithTheirSockets(t *testing.T) {
 		if len(r.FDs) != want {
 			t.Fatalf("record %d has %d sockets, want %d", id, len(r.FDs), want)
 		}
-		if id == 1 && (string(c.Name) != string(large) || string(c.User) != "\xff\x00") {
+		if id == 1 && (!bytes.Equal(c.Name, large) || string(c.User) != "\xff\x00") {
 			t.Error("the bytes of a client are not what they were")
 		}
 		r.Close()
