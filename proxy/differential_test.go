@@ -2,10 +2,12 @@ package proxy_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,27 +76,41 @@ const (
 )
 
 func TestEveryCommandIsAnsweredAsByRedisItself(t *testing.T) {
-	direct, behind := newSide(t), newSide(t)
-	cfg := proxytest.Config(t, behind.redis)
-	cfg.AllowDangerous = []string{"all"} // what is refused otherwise has tests of its own
-	p := proxytest.Proxy(t, cfg)
-	behind.addr = p.Addr()
-
-	tab := readTable(t, direct.values(t))
+	pairs := make([]pair, 4) // it mostly waits, so that several are quicker
+	for i := range pairs {
+		pairs[i] = newPair(t)
+	}
+	tab := readTable(t, pairs[0].direct.values(t))
 	groups := tab.byCommand()
-	t.Run("and none is missing from the table", func(t *testing.T) { everyCommandHasACase(t, direct.redis, tab) })
+	t.Run("and none is missing from the table", func(t *testing.T) { everyCommandHasACase(t, pairs[0].direct.redis, tab) })
+	next := make(chan []diffCase)
+	var comparing sync.WaitGroup
+	for _, p := range pairs {
+		comparing.Go(func() {
+			for g := range next {
+				t.Run(cmp.Or(g[0].name, "(empty)"), func(t *testing.T) { compareGroup(t, p.direct, p.behind, tab, g) })
+			}
+		})
+	}
 	cases := 0
 	for _, g := range groups {
-		name := g[0].name
-		if name == "" {
-			name = "(empty)"
-		}
-		t.Run(name, func(t *testing.T) {
-			compareGroup(t, direct, behind, tab, g)
-		})
+		next <- g
 		cases += len(g)
 	}
+	close(next)
+	comparing.Wait()
 	t.Logf("%d commands, %d cases, each in 2 protocols and up to 4 modes", len(groups), cases)
+}
+
+// pair is a Redis, and another one behind a proxy.
+type pair struct{ direct, behind *side }
+
+func newPair(t *testing.T) pair {
+	p := pair{newSide(t), newSide(t)}
+	cfg := proxytest.Config(t, p.behind.redis)
+	cfg.AllowDangerous = []string{"all"} // what is refused otherwise has tests of its own
+	p.behind.addr = proxytest.Proxy(t, cfg).Addr()
+	return p
 }
 
 // everyCommandHasACase fails for a command of the server, or of the proxy's own table, that the table of cases neither
