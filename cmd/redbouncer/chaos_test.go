@@ -79,7 +79,10 @@ type chaos struct {
 
 	// Owned by run.
 	events    map[string]int
-	failovers []period // during which Redis may lose what it has acknowledged
+	story     []string
+	epoch     int       // how many failovers there had been when all was whole last
+	began     time.Time // when the last mishap did
+	failovers []period  // during which Redis may lose what it has acknowledged
 }
 
 // mishap is something that breaks, and is whole again when do returns, or soon afterwards.
@@ -120,7 +123,16 @@ func startChaos(t *testing.T, duration time.Duration, seed uint64) *chaos {
 			time.Sleep(min(duration/10, 5*time.Second))
 			s.Thaw()
 		}},
-		{"failover", func() { w.servers.Failover() }},
+		{"failover", func() {
+			before, _ := w.servers.Primary()
+			w.servers.Failover()
+			for range 100 { // it may come to nothing, and then nobody tries again
+				if after, _ := w.servers.Primary(); after != before {
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}},
 		{"cut", func() { w.line().CutAfter(w.rnd.IntN(2000)) }},
 		{"crumbs", func() {
 			l := w.line()
@@ -144,13 +156,14 @@ func (w *chaos) run(cfg proxytest.WritersConfig) {
 	w.until = time.Now().Add(w.duration)
 	cfg.Clients, cfg.Seed, cfg.Until = chaosClients, w.seed, w.until.Add(time.Second)
 	bound := w.watchBound()
+	w.epoch, w.began = w.servers.Epoch(), time.Now()
 	writers := proxytest.StartWriters(cfg)
 	for n := 0; time.Now().Before(w.until); n++ {
 		w.breakOne()
 	}
 	writers.Wait()
 	most := bound()
-	primary, _ := w.servers.AwaitSettled()
+	primary := w.settle(w.began)
 	w.judge(writers.Verify(proxytest.Dial(w.t, primary.Addr())), most)
 }
 
@@ -166,19 +179,30 @@ func (w *chaos) breakOne() {
 		fresh = w.kinds
 	}
 	k := fresh[w.rnd.IntN(len(fresh))]
-	from := time.Now()
-	before, _ := w.servers.Primary()
+	from := w.began.Add(-time.Second) // a failover may be found out, or come, behind what has led to it
+	w.began = time.Now()
 	k.do()
 	w.events[k.name]++
 	if time.Now().After(w.until) {
 		w.line().CutAfter(-1)
 	}
 	w.pause(int(min(w.duration/20, 2*time.Second).Milliseconds()))
-	after, _ := w.servers.AwaitSettled()
-	if after != before {
-		w.failovers = append(w.failovers, period{from.Add(-time.Second), time.Now()})
-	}
+	w.story = append(w.story, fmt.Sprintf("%s %s: %s", w.began.Format(timeOfDay), k.name, w.settle(from).Addr()))
 }
+
+// settle waits until all is whole, notes whether there has been a failover since from, and returns the primary.
+func (w *chaos) settle(from time.Time) *proxytest.Server {
+	w.t.Helper()
+	primary, _ := w.servers.AwaitSettled()
+	if epoch := w.servers.Epoch(); epoch != w.epoch {
+		w.failovers = append(w.failovers, period{from, time.Now()})
+		w.epoch = epoch
+	}
+	return primary
+}
+
+// timeOfDay is how the story tells of times.
+const timeOfDay = "15:04:05.000"
 
 // judge says what must not be.
 func (w *chaos) judge(v proxytest.Verdict, most int) {
@@ -186,19 +210,18 @@ func (w *chaos) judge(v proxytest.Verdict, most int) {
 	for _, problem := range v.Problems {
 		w.t.Error(problem)
 	}
-	unexplained := 0
-	for _, at := range v.Missing {
-		if !slices.ContainsFunc(w.failovers, func(p period) bool { return at.After(p.from) && at.Before(p.to) }) {
-			unexplained++
-		}
-	}
-	if unexplained > 0 {
-		w.t.Errorf("%d writes were acknowledged when no failover was under way, and are not there", unexplained)
+	unexplained := slices.DeleteFunc(slices.Clone(v.Missing), func(at time.Time) bool {
+		return slices.ContainsFunc(w.failovers, func(p period) bool { return at.After(p.from) && at.Before(p.to) })
+	})
+	if n := len(unexplained); n > 0 {
+		slices.SortFunc(unexplained, time.Time.Compare)
+		w.t.Errorf("%d writes were acknowledged when no failover was under way, from %s to %s, and are not there; what happened:\n%s",
+			n, unexplained[0].Format(timeOfDay), unexplained[n-1].Format(timeOfDay), strings.Join(w.story, "\n"))
 	}
 	if most > chaosPool {
 		w.t.Errorf("%d upstream connections were open, the bound is %d", most, chaosPool)
 	}
-	w.t.Logf("%d writes acknowledged, %d of them lost by Redis in %d failovers; %d of unknown outcome, %d refused; %d connections at most",
+	w.t.Logf("%d writes acknowledged, %d of them lost by Redis in %d times with failovers; %d of unknown outcome, %d refused; %d connections at most",
 		v.Acknowledged, len(v.Missing), len(w.failovers), v.Unknown, v.Refused, most)
 	for _, name := range slices.Sorted(maps.Keys(w.events)) {
 		w.t.Logf("%s: %d times", name, w.events[name])

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -183,6 +184,20 @@ func (w *Watched) Ask() (addr string, err error) {
 		}
 	}
 	return "", err
+}
+
+// Epoch returns the number of the last failover that a sentinel knows of.
+func (w *Watched) Epoch() int {
+	w.t.Helper()
+	last := 0
+	for _, s := range w.Sentinels {
+		master, err := s.Client().Master(context.Background(), MasterName).Result()
+		w.must(err)
+		epoch, err := strconv.Atoi(master["config-epoch"])
+		w.must(err)
+		last = max(last, epoch)
+	}
+	return last
 }
 
 // primary returns what the sentinel says of where the primary is.
