@@ -277,7 +277,26 @@ func TestThroughTheProxyItLooksAtTheProxysClients(t *testing.T) {
 	if got := p.Client(redis.Options{}).Do(t.Context(), words(a0(r))...).Err(); got != nil {
 		t.Errorf("the proxy does not take the command: %v", got)
 	}
+	if len(r.Blind) != 1 || r.Blind[0].What != "PROXY SHOW SUSPECTS" || r.Blind[0].ACL != "" || r.advises("rights") != nil {
+		t.Errorf("the right to PROXY is for settings to give and not for an ACL, but %+v %+v", r.Blind, r.Advice)
+	}
+}
 
+func TestWhatTheConsoleOfARedbouncerSaysIsUnderstood(t *testing.T) {
+	for text, want := range map[string]int{"300": 300, "300s": 300, "5m0s": 300, "0s": 0, "0": 0} {
+		if got := settingNumber(text); got != want {
+			t.Errorf("%s is read as %d", text, got)
+		}
+	}
+	v := played(t, "redis-7.2")
+	v.now = parseInfo("redbouncer_version:1.2.3\r\nupstream:10.0.0.5:6379\r\n")
+	var b strings.Builder
+	if err := v.report().writeText(&b, false); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "\nredbouncer 1.2.3 in front of 10.0.0.5:6379, ") {
+		t.Error(b.String())
+	}
 }
 
 func TestWhatARedbouncerSaysOfItsSuspectsGoesBeforeWhatDoctorSees(t *testing.T) {
