@@ -318,6 +318,24 @@ func TestWhatARedbouncerSaysOfItsSuspectsGoesBeforeWhatDoctorSees(t *testing.T) 
 	}
 }
 
+func TestALimitThatIsAdvisedLeavesRoomForOthersAtTheAddress(t *testing.T) {
+	v := played(t, "redis-7.2")
+	v.now = parseInfo("redbouncer_version:1.2.3\r\n")
+	v.clients = nil
+	for i := range 70 {
+		c := client{id: int64(100 + i), addr: "10.0.0.9:1", host: "10.0.0.9", age: time.Hour, idle: time.Hour, flags: "N", queued: -1}
+		if i >= 30 {
+			c.name, c.last, c.idle = "web", "get", 0
+		}
+		v.clients = append(v.clients, c)
+	}
+	v.book = newBook(v.clients, time.Now())
+	a := v.report().advises("fix-never-spoke")
+	if a == nil || len(a.Commands) != 1 || !strings.Contains(a.Commands[0], "SET LIMIT addr 10.0.0.9 maxclients 80 ") {
+		t.Errorf("40 others come from there: %+v", a)
+	}
+}
+
 // a0 is the command of the first advice, without redis-cli and its flags.
 func a0(r *Report) string {
 	_, command, _ := strings.Cut(r.Advice[0].Commands[0], "CONFIG")
