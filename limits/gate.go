@@ -35,6 +35,7 @@ type Gate struct {
 	latest   *Bounds    // that a ticket got last
 	spare    *Ticket    // for the next client, as spareWho is; nil: there is none
 	spareWho *who
+	handed   bool       // see HandOver
 	changed  Identities // those that Identify is about; in one place, as garbage costs idle clients' memory
 
 	refusals refusalLog
@@ -255,6 +256,14 @@ func (g *Gate) Stats() GateStats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return GateStats{Max: g.total.max, Open: g.open, Waiting: g.waiting, Total: g.admitted, Refused: g.refused}
+}
+
+// HandOver says that another program's gate counts the clients from now on, and Leave that they have gone there: nobody who waits gets
+// a place that one of them leaves. Who waits is refused when its time is over, or goes there too.
+func (g *Gate) HandOver() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.handed = true
 }
 
 // Readmit counts a client that another program's gate has let in before. There is room for it, whatever the limits: they

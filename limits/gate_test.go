@@ -85,6 +85,27 @@ func TestWhoeverLeavesMakesRoomForOne(t *testing.T) {
 	}
 }
 
+func TestAPlaceThatIsLeftForAnotherProgramIsNobodysHere(t *testing.T) {
+	g := limits.NewGate(1, time.Minute)
+	rule, err := limits.ParseRule("total overflow queue queue-timeout 2s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.SetRules([]limits.Rule{rule}, nil, noon)
+	first, second := knock(g, "a", noon), knock(g, "b", noon)
+	g.HandOver()
+	first.Leave(noon)
+	g.Tick(after(1))
+	if got := second.State(); got != limits.Waiting {
+		t.Errorf("who waited is %v", got)
+	}
+	g.Tick(after(2))
+	if got := second.State(); got != limits.Refused {
+		t.Errorf("who waited for too long is %v", got)
+	}
+	second.Leave(after(2))
+}
+
 func TestLeavingTwicePanics(t *testing.T) {
 	c := knock(limits.NewGate(1, time.Minute), "192.0.2.1", noon)
 	c.Leave(noon)

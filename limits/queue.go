@@ -178,7 +178,7 @@ func (g *Gate) next(x *group) *Ticket {
 
 // serve lets in who waits for a group, as far as there is room now.
 func (g *Gate) serve(x *group, now time.Time) {
-	for x.queue.size > 0 {
+	for x.queue.size > 0 && !g.handed {
 		t := g.next(x)
 		if !x.lets(t, now) {
 			return

@@ -112,6 +112,61 @@ func TestClientsAreHandedOverOneByOne(t *testing.T) {
 	}
 }
 
+func TestWhoWaitsForAPlaceUnderARuleWaitsForItInTheNextProgram(t *testing.T) {
+	for name, change := range map[string]func(*proxy.Config){"polled": func(*proxy.Config) {}, "streams": proxy.UseStreams} {
+		t.Run(name, func(t *testing.T) {
+			s := proxytest.Redis(t)
+			cfg := proxytest.Config(t, s)
+			cfg.Loops = 2
+			cfg.Limits = parseRules(t, "name worker maxclients 3 overflow queue queue-timeout 60s")
+			change(&cfg)
+			p := proxytest.Proxy(t, cfg)
+			var workers []*proxytest.Conn
+			for i := range 6 {
+				c := proxytest.Dial(t, p.Addr())
+				c.Do("CLIENT", "SETNAME", "worker")
+				switch {
+				case i < 3:
+					c.Do("PING")
+				case i < 5: // the last one says nothing yet
+					c.Write(fmt.Sprintf("*2\r\n$4\r\nECHO\r\n$1\r\n%d\r\n", i))
+				}
+				workers = append(workers, c)
+			}
+			holds := func(p *proxytest.Running, open, waiting int) {
+				t.Helper()
+				eventually(t, fmt.Sprintf("%d workers are in and %d wait", open, waiting), func() string {
+					if g := p.Rules()[1].Groups[0]; g.Open != open || g.Waiting != waiting {
+						return fmt.Sprintf("%+v", g)
+					}
+					return ""
+				})
+			}
+			holds(p, 3, 3)
+			next := takeOver(t, p, cfg)
+			if err := p.Wait(); err != nil {
+				t.Error(err)
+			}
+			holds(next, 3, 3)
+			for left := range 3 {
+				workers[left].Close()
+				holds(next, 3, 2-left)
+			}
+			for i, c := range workers[3:5] {
+				if got, want := string(c.ReadReply()), fmt.Sprintf("$1\r\n%d\r\n", i+3); got != want {
+					t.Errorf("worker %d is answered %q, want %q", i+3, got, want)
+				}
+			}
+			if got := string(workers[5].Do("PING")); got != "+PONG\r\n" {
+				t.Errorf("a> PING\na< %q", got)
+			}
+			if n := next.Stats().Clients; n != 3 {
+				t.Errorf("%d clients are connected, want 3", n)
+			}
+		})
+	}
+}
+
 func TestAHandOverThatBreaksOffLeavesTheDoorsOpen(t *testing.T) {
 	s := proxytest.Redis(t)
 	p := proxytest.Proxy(t, proxytest.Config(t, s))

@@ -97,13 +97,17 @@ func (h *predecessor) clients() int {
 	return len(h.places)
 }
 
-// take counts a client, or notes what else is known of it.
+// take counts a client, or notes what else is known of it. One that a rule has no room for is counted as what it was when it came,
+// until it is here.
 func (h *predecessor) take(r *handover.Record) error {
 	var p handover.Place
 	if err := r.Read(&p); err != nil {
 		return err
 	}
 	ids, now := unpackIdentities(p.Identities), time.Now()
+	if p.Outside {
+		ids[limits.ByUser], ids[limits.ByName], ids[limits.ByLib], ids[limits.ByProcess], ids[limits.ByContainer] = "", "", "", "", ""
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t := h.places[p.Client]; t != nil {

@@ -57,6 +57,9 @@ func (s *session) decided() {
 	if s.ticket.State() == limits.Refused {
 		s.refuseLate()
 	}
+	if s.w.mover != nil {
+		s.w.mover.changed(s)
+	}
 	if s.state == awaitingPlace {
 		s.state = barred
 		if s.inFlight == 0 {

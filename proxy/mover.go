@@ -31,7 +31,7 @@ func (w *worker) take(to *successor) []*handover.Place {
 	w.mover = &mover{w: w, to: to}
 	places := make([]*handover.Place, 0, w.count)
 	for s := range w.all {
-		places = append(places, placeOf(s.id, s.ticket.Identities()))
+		places = append(places, placeOf(s))
 	}
 	return places
 }
@@ -48,9 +48,7 @@ func (m *mover) step() {
 		return
 	}
 	left := moveBatch
-	for d := range m.w.waiting { // first, as places that others leave are not theirs: those others are only elsewhere
-		m.moveDoor(d)
-	}
+	m.moveWaiting()
 	for s := range m.w.all {
 		if left == 0 || !m.to.room() {
 			break
@@ -65,6 +63,18 @@ func (m *mover) step() {
 		pause = moveStep
 	}
 	m.w.loop.AfterFunc(pause, m.step)
+}
+
+// moveWaiting hands those over that wait for a place: no place becomes theirs here any more.
+func (m *mover) moveWaiting() {
+	for d := range m.w.waiting {
+		m.moveDoor(d)
+	}
+	for s := range m.w.all {
+		if s.limited && s.movable() && m.to.room() {
+			m.move(s)
+		}
+	}
 }
 
 // offer hands a client over that has just been answered.
@@ -102,12 +112,10 @@ func (m *mover) moveDoor(d *door) {
 }
 
 // came says that there is another client.
-func (m *mover) came(s *session) { m.to.tell(handover.PlaceKind, placeOf(s.id, s.ticket.Identities())) }
+func (m *mover) came(s *session) { m.to.tell(handover.PlaceKind, placeOf(s)) }
 
-// changed says that something else is known of a client.
-func (m *mover) changed(s *session) {
-	m.to.tell(handover.KnownKind, placeOf(s.id, s.ticket.Identities()))
-}
+// changed says that something else is known of a client, or that a rule has room for it by now.
+func (m *mover) changed(s *session) { m.to.tell(handover.KnownKind, placeOf(s)) }
 
 // left says that a client has gone; one that is being handed over has not.
 func (m *mover) left(s *session) {

@@ -16,12 +16,13 @@ import (
 // movable reports whether nothing of the client would be lost if its socket and what pack writes were all that is left of
 // it.
 func (s *session) movable() bool {
-	idle := s.state == flowing && s.inFlight == 0 && s.block == 0 && !s.queued && !s.pushed && s.out.size == 0 &&
-		len(s.in) == 0 && s.partial == nil && !s.inPlace && !s.inLent && !s.eof
+	silent := s.state == flowing && len(s.in) == 0 || s.state == awaitingPlace && len(s.in) <= waitingInput
+	idle := silent && s.inFlight == 0 && s.block == 0 && !s.queued && !s.pushed && s.out.size == 0 && s.partial == nil &&
+		!s.inPlace && !s.inLent && !s.eof
 	bare := s.pin == nil && !s.pinTaken && s.wait == nil && s.acks == nil && !s.relaying && s.tracks == nil &&
 		!s.ctx.Tracking && s.subs.idle() && (s.who == nil || !s.who.byCert)
 	plain := s.front == nil || s.front.moving == nil && s.front.redirects == nil && !s.front.turn && s.front.recalled == nil
-	sound := s.doom == nil && s.denied == nil && !s.killed && !s.limited && !s.refused && !s.muted
+	sound := s.doom == nil && s.denied == nil && !s.killed && !s.refused && !s.muted
 	return idle && bare && plain && sound && s.conn.Detachable()
 }
 
@@ -47,7 +48,7 @@ func (s *session) pack() *handover.Client {
 		User: []byte(key.User), Password: []byte(s.ctx.Password()), DB: key.DB, RESP: key.RESP, NoTouch: key.NoTouch, ReadOnly: key.ReadOnly,
 		NoEvict: s.noEvict, ReplyOff: s.replyOff, SkipNext: s.skipNext,
 		Age: now - s.created, Active: now - s.active, Used: now - s.used,
-		Commands: s.commands, Received: s.received, Sent: s.sent, Signs: s.signs,
+		Commands: s.commands, Received: s.received - uint64(len(s.in)), Sent: s.sent, Signs: s.signs, Heard: s.in,
 	}
 	if s.who != nil {
 		c.Name, c.LibName, c.LibVer = []byte(s.who.name), []byte(s.who.libName), []byte(s.who.libVer)
@@ -58,7 +59,8 @@ func (s *session) pack() *handover.Client {
 	return c
 }
 
-// adopt makes a session of what pack has written, on the worker's loop.
+// adopt makes a session of what pack has written, on the worker's loop. Whether a rule has room for what the client is, is for the
+// gate to say if it has not been counted in that before.
 func (w *worker) adopt(c *handover.Client, in eventloop.Incoming, t *limits.Ticket) {
 	now := w.clock()
 	s := &session{
@@ -74,6 +76,7 @@ func (w *worker) adopt(c *handover.Client, in eventloop.Incoming, t *limits.Tick
 		s.last = w.table.lookup([]byte(name), []byte(sub))
 	}
 	t.Hold(s)
+	place := t.Identify(func(ids *limits.Identities) { *ids = unpackIdentities(c.Identities) }, w.loop.Now())
 	conn, err := w.loop.Attach(in, s)
 	if err != nil {
 		t.Leave(w.loop.Now())
@@ -85,6 +88,16 @@ func (w *worker) adopt(c *handover.Client, in eventloop.Incoming, t *limits.Tick
 		w.pool.SetPassword(key.User, string(c.Password))
 	}
 	w.place(s, conn, key)
+	switch place {
+	case limits.Waiting:
+		s.limited = true
+		w.srv.workers[0].loop.Post(w.srv.attend)
+	case limits.Refused:
+		s.refuseLate()
+	}
+	if len(c.Heard) > 0 && s.state < leaving {
+		s.Data(c.Heard)
+	}
 	if w.stopping {
 		s.close()
 	}

@@ -140,6 +140,8 @@ func (n *successor) clients() int {
 }
 
 // placeOf says that the successor is to count a client.
-func placeOf(id int64, ids *limits.Identities) *handover.Place {
-	return &handover.Place{Client: id, Identities: packIdentities(ids)}
+func placeOf(s *session) *handover.Place {
+	return &handover.Place{
+		Client: s.id, Identities: packIdentities(s.ticket.Identities()), Outside: s.ticket.State() != limits.Admitted,
+	}
 }

@@ -71,6 +71,7 @@ func (s *Server) HandOver(ctx context.Context, line *handover.Line) error {
 		s.budget.SetSize(s.current.Load().PoolSize)
 		return errors.Join(err, s.openDoors(sockets))
 	}
+	s.gate.HandOver()
 	s.successor.Store(to)
 	s.cfg.Log.Info("handing over: another process serves, and clients follow as they have nothing under way",
 		"clients", s.gate.Stats().Open, "handover-timeout", s.current.Load().HandoverTimeout.String())

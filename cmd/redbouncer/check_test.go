@@ -133,6 +133,9 @@ func TestTheVersionIsTheLinkersOrTheToolchains(t *testing.T) {
 			t.Errorf("got %q, want %q...", got, c.want)
 		}
 	}
+	if got, same := runProgram("version"), runProgram("--version"); same != got {
+		t.Errorf("--version: %+v, version: %+v", same, got)
+	}
 	if got := runProgram("version"); got.status != exitOK || !strings.Contains(got.stdout, " go1.") {
 		t.Errorf("redbouncer version: %+v", got)
 	}

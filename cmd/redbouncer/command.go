@@ -61,6 +61,9 @@ func parse(args []string, stdout io.Writer) (*invocation, error) {
 	if err != nil {
 		panic("bug: the table of settings: " + err.Error())
 	}
+	if slices.Equal(args, []string{"--version"}) {
+		args = []string{"version"}
+	}
 	ctx, err := parser.Parse(args)
 	switch {
 	case helped:

@@ -94,6 +94,7 @@ func TestTheEmbeddedUpstreamAnswersAndSaysWhatItIs(t *testing.T) {
 		{"SET greeting hello", "+OK"},
 		{"GET greeting", "$5\r\nhello"},
 		{"SET brief x PX 1", "+OK"},
+		{"COMMAND DOCS", "-ERR unknown subcommand 'DOCS'. Try COMMAND HELP."}, // redis-cli aborts when it is given anything else
 	} {
 		if got := string(c.Do(strings.Fields(line.command)...)); got != line.reply+"\r\n" {
 			t.Errorf("a> %s\na< %q, want %q", line.command, got, line.reply)

@@ -87,9 +87,13 @@ func (s *Server) Listeners() ([]handover.Listener, []*os.File, error) {
 	return listeners, sockets, nil
 }
 
-// HandOver leaves the listeners to another program, which has them. Connections go on until Stop.
+// HandOver leaves the listeners to another program, which has them. Those who are connected to the console go on until Stop; the page
+// and who asks for metrics come again, and are answered by the other. It is called once.
 func (s *Server) HandOver() {
 	for _, d := range s.doors {
 		d.handOver()
+	}
+	if s.web != nil {
+		s.web.handOver()
 	}
 }

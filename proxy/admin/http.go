@@ -93,7 +93,7 @@ func newWeb(console *Console, ln net.Listener, log *slog.Logger) *web {
 		ln: &boundedListener{Listener: ln}, cancel: cancel,
 		api: &api{console: console, access: newAccess(console, ln.Addr()), origin: http.NewCrossOriginProtection(), ctx: ctx},
 	}
-	w.api.stream = &stream{api: w.api, watchers: map[chan []byte]struct{}{}}
+	w.api.stream = &stream{api: w.api, over: make(chan struct{}), watchers: map[chan []byte]struct{}{}}
 	mux := http.NewServeMux()
 	handleMonitoring(mux, console, log)
 	handlePage(mux, w.api)
@@ -137,6 +137,14 @@ func (w *web) serve() error {
 
 // stream ends with stop.
 func (w *web) stream() { w.api.stream.run(w.api.ctx) }
+
+// handOver closes the connections as they fall idle, and those that watch: who asks again is answered by the program that has the
+// listener now. Otherwise the page and Prometheus would be shown this one, which few clients are left to, until it ends. It is
+// called once.
+func (w *web) handOver() {
+	close(w.api.stream.over)
+	w.server.SetKeepAlivesEnabled(false)
+}
 
 // stop closes the listener and the connections: at once those that are idle or watched, the others when they have been answered,
 // within a second.

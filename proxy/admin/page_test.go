@@ -2,6 +2,8 @@ package admin_test
 
 import (
 	"bufio"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redbouncer/redbouncer/proxy"
 	"github.com/redbouncer/redbouncer/proxy/admin"
 	"github.com/redbouncer/redbouncer/proxy/proxytest"
 )
@@ -139,6 +142,57 @@ func TestStreamsAreBoundedAndEndWithTheServer(t *testing.T) {
 	}
 	if took := time.Since(begun); took > patience/4 {
 		t.Errorf("the streams ended after %v", took)
+	}
+}
+
+func TestThePageAndPrometheusComeToTheProgramThatHasTakenOver(t *testing.T) {
+	r := newRig(t, admin.Config{}, samples())
+	_, next := watch(t, r, nil)
+	if next() != "you" {
+		t.Fatal("no stream")
+	}
+	prometheus := &http.Client{Transport: &http.Transport{}} // which keeps its connection
+	up := func() bool {
+		reply, err := prometheus.Get("http://" + r.admin.HTTPAddr().String() + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = reply.Body.Close() }()
+		_, _ = io.Copy(io.Discard, reply.Body)
+		return reply.StatusCode == http.StatusOK
+	}
+	if !up() {
+		t.Fatal("the proxy is not ready")
+	}
+	listeners, sockets, err := r.admin.Listeners()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inherited := map[string]proxy.Inherited{}
+	for i, l := range listeners {
+		ln, err := net.FileListener(sockets[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = sockets[i].Close()
+		inherited[l.Setting] = proxy.Inherited{Listener: ln}
+	}
+	other := newAdmin(t, admin.Config{Inherited: inherited}) // which says that it starts: nobody tells it of a proxy
+	other.Start()
+	r.admin.HandOver()
+	begun := time.Now()
+	for next() != "" {
+	}
+	if took := time.Since(begun); took > patience/4 {
+		t.Errorf("the stream ended after %v", took)
+	}
+	for deadline := time.Now().Add(patience); up(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the program that was replaced is asked still")
+		}
+	}
+	if _, next := watch(t, &rig{admin: other}, nil); next() != "you" || next() != "history" || next() != "trouble" {
+		t.Error("the page is not told by the other")
 	}
 }
 

@@ -25,7 +25,8 @@ const (
 // stream tells those who watch how things stand.
 type stream struct {
 	// Static after construction.
-	api *api
+	api  *api
+	over chan struct{} // closed when another program has the listener
 
 	// mu guards the following fields.
 	mu       sync.Mutex
@@ -110,7 +111,7 @@ func (s *stream) leave(w chan []byte) {
 	delete(s.watchers, w)
 }
 
-// serve answers GET /api/events, until who watches has gone, may do so no more, or the server stops.
+// serve answers GET /api/events, until who watches has gone, may do so no more, or is to ask another program, or the server stops.
 func (s *stream) serve(w http.ResponseWriter, r *http.Request, who Who) {
 	told := s.watch()
 	if told == nil {
@@ -146,6 +147,8 @@ func (s *stream) serve(w http.ResponseWriter, r *http.Request, who Who) {
 			if now, denied := s.api.access.who(r); denied != nil || now.rights != who.rights {
 				return // it asks again, and is told why not
 			}
+		case <-s.over:
+			return // it asks again, and is answered by the other
 		case <-s.api.ctx.Done():
 			return
 		case <-r.Context().Done():

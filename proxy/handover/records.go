@@ -48,6 +48,7 @@ type Failed struct{ Error string }
 type Place struct {
 	Client     int64
 	Identities [][]byte
+	Outside    bool // a rule has no room for what it has become since it was let in
 }
 
 // Begin has the new program accept clients.
@@ -107,6 +108,7 @@ type Client struct {
 
 	Age, Active, Used        time.Duration
 	Commands, Received, Sent uint64
+	Heard                    []byte // what it has said while it waits for a place under a rule; the above is without it
 	Signs                    uint32
 	LastCommand              string // the name of its row in the table of commands; empty: none
 }

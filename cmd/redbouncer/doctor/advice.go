@@ -144,7 +144,7 @@ func (v *survey) adviseLeaks() (all []Advice) {
 			a.gain = max(s.Report.Open-s.Size, 1)
 		}
 		if v.now.isProxy() {
-			a.Commands = []string{"redis-cli -p 6390 PROXY SET LIMIT" + quotedWords(limitRule(s.Identities, max(s.Size, 20))) + "   # on the proxy's host"}
+			a.Commands = []string{"redis-cli -p 6390 PROXY SET LIMIT" + quotedWords(limitRule(s.Identities, max(s.Size, 20)+v.roomForOthers(s))) + "   # on the proxy's host"}
 		} else if len(s.Report.Oldest) > 0 {
 			a.Commands = []string{v.redisCLI("CLIENT", "LIST") + " | grep " + quoted(grepWord(s.Identities))}
 		}
@@ -182,6 +182,19 @@ func grepWord(ids limits.Identities) string {
 		return "flags=U"
 	}
 	return " addr=" + ids[limits.ByAddr]
+}
+
+// roomForOthers is how much a limit of a suspect's address has to leave to others there. A suspect with a name is limited by that.
+func (v *survey) roomForOthers(s limits.Suspect) int {
+	if s.Identities[limits.ByName] != "" {
+		return 0
+	}
+	for _, x := range v.sources(byAddr) {
+		if x.Value == s.Identities[limits.ByAddr] {
+			return roundUp(max(x.Open-s.Report.Open, 0) * 3 / 2)
+		}
+	}
+	return 0
 }
 
 // limitRule is a rule for a redbouncer that bounds the source.

@@ -277,7 +277,26 @@ func TestThroughTheProxyItLooksAtTheProxysClients(t *testing.T) {
 	if got := p.Client(redis.Options{}).Do(t.Context(), words(a0(r))...).Err(); got != nil {
 		t.Errorf("the proxy does not take the command: %v", got)
 	}
+	if len(r.Blind) != 1 || r.Blind[0].What != "PROXY SHOW SUSPECTS" || r.Blind[0].ACL != "" || r.advises("rights") != nil {
+		t.Errorf("the right to PROXY is for settings to give and not for an ACL, but %+v %+v", r.Blind, r.Advice)
+	}
+}
 
+func TestWhatTheConsoleOfARedbouncerSaysIsUnderstood(t *testing.T) {
+	for text, want := range map[string]int{"300": 300, "300s": 300, "5m0s": 300, "0s": 0, "0": 0} {
+		if got := settingNumber(text); got != want {
+			t.Errorf("%s is read as %d", text, got)
+		}
+	}
+	v := played(t, "redis-7.2")
+	v.now = parseInfo("redbouncer_version:1.2.3\r\nupstream:10.0.0.5:6379\r\n")
+	var b strings.Builder
+	if err := v.report().writeText(&b, false); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "\nredbouncer 1.2.3 in front of 10.0.0.5:6379, ") {
+		t.Error(b.String())
+	}
 }
 
 func TestWhatARedbouncerSaysOfItsSuspectsGoesBeforeWhatDoctorSees(t *testing.T) {
@@ -296,6 +315,24 @@ func TestWhatARedbouncerSaysOfItsSuspectsGoesBeforeWhatDoctorSees(t *testing.T) 
 	}
 	if a := r.advises("fix-never-spoke"); a == nil || !strings.Contains(a.Why, "php-fpm pool www") {
 		t.Errorf("advice: %+v", r.Advice)
+	}
+}
+
+func TestALimitThatIsAdvisedLeavesRoomForOthersAtTheAddress(t *testing.T) {
+	v := played(t, "redis-7.2")
+	v.now = parseInfo("redbouncer_version:1.2.3\r\n")
+	v.clients = nil
+	for i := range 70 {
+		c := client{id: int64(100 + i), addr: "10.0.0.9:1", host: "10.0.0.9", age: time.Hour, idle: time.Hour, flags: "N", queued: -1}
+		if i >= 30 {
+			c.name, c.last, c.idle = "web", "get", 0
+		}
+		v.clients = append(v.clients, c)
+	}
+	v.book = newBook(v.clients, time.Now())
+	a := v.report().advises("fix-never-spoke")
+	if a == nil || len(a.Commands) != 1 || !strings.Contains(a.Commands[0], "SET LIMIT addr 10.0.0.9 maxclients 80 ") {
+		t.Errorf("40 others come from there: %+v", a)
 	}
 }
 

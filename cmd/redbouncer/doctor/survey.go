@@ -85,11 +85,19 @@ func (v *survey) config(ctx context.Context, setting string, into *int) {
 		return
 	}
 	if text, ok := values[setting]; ok {
-		*into = number(text)
+		*into = settingNumber(text)
 	}
 }
 
-// cannot notes once that a command is not to be had.
+// settingNumber reads a setting that is a number, or seconds as the console of a redbouncer writes them: "300s".
+func settingNumber(text string) int {
+	if lasts, err := time.ParseDuration(text); err == nil {
+		return int(lasts.Seconds())
+	}
+	return number(text)
+}
+
+// cannot notes once that a command is not to be had; rule is what would let a user have it, or "" if no rule of an ACL does.
 func (v *survey) cannot(what string, err error, rule string) {
 	for _, b := range v.blind {
 		if b.What == what {
@@ -97,7 +105,7 @@ func (v *survey) cannot(what string, err error, rule string) {
 		}
 	}
 	b := Blind{What: what, Why: reply(err)}
-	if isReply(err, "NOPERM") {
+	if isReply(err, "NOPERM") && rule != "" {
 		b.ACL = fmt.Sprintf("ACL SETUSER %s %s", quoted(cmp.Or(v.server.options.Username, "default")), rule)
 	}
 	v.blind = append(v.blind, b)

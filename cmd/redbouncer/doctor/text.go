@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -68,7 +69,7 @@ func (p *printer) heading(r *Report) {
 	if s := r.Server; s != nil {
 		words := strings.TrimSpace(safe(s.Product+" "+s.Version, 40))
 		if s.Redbouncer != "" {
-			words = fmt.Sprintf("redbouncer %s in front of %s", safe(s.Redbouncer, 20), words)
+			words = fmt.Sprintf("redbouncer %s in front of %s", safe(s.Redbouncer, 20), cmp.Or(words, safe(s.Upstream, 40)))
 		}
 		if words != "" {
 			fmt.Fprintf(p, "%s, %s, %s, up %s\n", words, safe(s.Mode, 20), safe(s.Role, 20), span(time.Duration(s.UptimeS)*time.Second))
