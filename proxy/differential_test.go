@@ -76,7 +76,6 @@ const (
 )
 
 func TestEveryCommandIsAnsweredAsByRedisItself(t *testing.T) {
-	t.Parallel()             // it mostly waits
 	pairs := make([]pair, 4) // it mostly waits, so that several are quicker
 	for i := range pairs {
 		pairs[i] = newPair(t)

@@ -122,7 +122,6 @@ func TestAPasswordThatIsRightDoesNotHelpWithAnother(t *testing.T) {
 
 // Whoever has a connection of its own goes past the lanes, not past the waiting. (A restricted subscriber is refused.)
 func TestWhoTriesPasswordsWaitsWhateverItsConnection(t *testing.T) {
-	t.Parallel() // it mostly waits
 	s, p := redisAndProxy(t, func(c *proxy.Config) { c.AuthDelay = 2 * time.Second })
 	setUser(t, s, "boss", ">pw")
 	for _, first := range []string{"GET k", "WATCH k", "SUBSCRIBE ch", "HELLO 3; SUBSCRIBE ch", "CLIENT TRACKING ON BCAST", "CLIENT NO-TOUCH ON"} {
@@ -185,7 +184,6 @@ func TestPasswordsAreRefusedWhereTheyCouldNotBeCounted(t *testing.T) {
 }
 
 func TestWhoWaitsForItsTurnHoldsUpNeitherAPauseNorTheEnd(t *testing.T) {
-	t.Parallel() // it mostly waits
 	_, p := redisAndProxy(t, func(c *proxy.Config) { c.AuthDelay = 2 * time.Second }, "--requirepass", "secret")
 	guesser := proxytest.Dial(t, p.Addr())
 	time.Sleep(200 * time.Millisecond) // until its process is known
