@@ -252,9 +252,14 @@ func (s *Server) awaitPong(p *process) error {
 	}
 }
 
-// ping reports whether the server answers. An error reply (NOAUTH, with --requirepass) is an answer too.
+// ping reports whether the server answers: at its unix socket if it has one, as whoever answers at the port may be another's, which
+// has taken it. An error reply (NOAUTH, with --requirepass) is an answer too.
 func (s *Server) ping(deadline time.Time) error {
-	c, err := net.DialTimeout("tcp", s.addr, time.Second)
+	network, addr := "tcp", s.addr
+	if s.dir != "" {
+		network, addr = "unix", s.Socket()
+	}
+	c, err := net.DialTimeout(network, addr, time.Second)
 	if err != nil {
 		return err
 	}
@@ -275,15 +280,24 @@ func (s *Server) ping(deadline time.Time) error {
 	return nil
 }
 
-// freeAddr returns a loopback address that nobody listens on at this moment.
+// taken are the addresses that freeAddr has returned: of two tests that run in parallel, the second would take the server of the
+// first for its own.
+var taken sync.Map
+
+// freeAddr returns a loopback address that nobody listens on at this moment, and never the same one twice.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		_ = l.Close()
+		if _, twice := taken.LoadOrStore(addr, true); !twice {
+			return addr
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 // socketDir returns a directory of the test's own whose path is short enough for a unix socket in it: 104
