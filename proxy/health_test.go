@@ -236,14 +236,14 @@ func TestALargeValueOnASlowLineIsNoSilence(t *testing.T) {
 	line := proxytest.NewLine(t, s.Addr())
 	cfg := proxytest.Config(t, s)
 	cfg.Upstream = parseUpstream(t, "redis://"+line.Addr())
-	cfg.UpstreamResponseTimeout = 500 * time.Millisecond
+	cfg.UpstreamResponseTimeout = 1500 * time.Millisecond // longer than a busy machine holds everybody up
 	p := proxytest.Proxy(t, cfg)
 	c := proxytest.Dial(t, p.Addr())
 	expect(t, c, "SET k v", "+OK\r\n")
 	line.Worsen(2*time.Millisecond, false) // 32 KB each: some 16 MB a second at most
 	c.SetTimeout(3 * patience)
 	begin := time.Now()
-	c.Write(proxytest.Command("SET", "k", strings.Repeat("x", 48<<20)))
+	c.Write(proxytest.Command("SET", "k", strings.Repeat("x", 64<<20)))
 	expectNext(t, c, "+OK\r\n")
 	if took := time.Since(begin); took < 2*cfg.UpstreamResponseTimeout {
 		t.Errorf("the line was not slow: it took %v", took)
