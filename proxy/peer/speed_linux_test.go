@@ -88,7 +88,7 @@ func TestMostConnectionsThatLiveForAMillisecondAreFound(t *testing.T) {
 				}
 			}
 			t.Logf("%d of %d", hits, len(waits))
-			if hits == 0 && processes == 1 { // with more of them, how many is a matter of how busy the machine is
+			if hits == 0 {
 				t.Error("none was found")
 			}
 		})
