@@ -88,7 +88,7 @@ func TestMostConnectionsThatLiveForAMillisecondAreFound(t *testing.T) {
 				}
 			}
 			t.Logf("%d of %d", hits, len(waits))
-			if hits == 0 {
+			if hits == 0 && !(underRace && processes > 1) { // there they are over before they are looked for
 				t.Error("none was found")
 			}
 		})
